@@ -1,0 +1,1 @@
+"""Zero-shot interpolation with diffusion models: train on extremes, sample the middle by multi-guidance."""
