@@ -125,9 +125,9 @@ class GaussianDiffusion:
         num_timesteps = len(betas)
         if num_inference_steps is None:
             num_inference_steps = num_timesteps
-        if not 1 <= num_inference_steps <= num_timesteps:
+        if not (isinstance(num_inference_steps, int) and 1 <= num_inference_steps <= num_timesteps):
             raise ValueError(
-                f"`num_inference_steps` is {num_inference_steps}; expected a whole number from 1 to the "
+                f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number from 1 to the "
                 f"{num_timesteps} timesteps of training."
             )
         if timestep_spacing == "linspace":

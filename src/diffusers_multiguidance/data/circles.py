@@ -1,0 +1,47 @@
+"""Circles, the paper's controlled distribution (section 5.5): one white circle on black, somewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+RADIUS = 2
+
+
+def position(x: float | np.ndarray, size: int) -> float | np.ndarray:
+    """Normalised horizontal position z = (x - r) / (size - 1 - 2 r) in [0, 1] of a circle centred at pixel x."""
+    return (x - RADIUS) / (size - 1 - 2 * RADIUS)
+
+
+def draw_circle(x: int, y: int, size: int) -> np.ndarray:
+    """A filled circle of radius 2 (13 pixels) centred at column x and row y; (size, size) uint8, 0 or 255."""
+    rows, columns = np.ogrid[:size, :size]
+    return np.where((columns - x) ** 2 + (rows - y) ** 2 <= RADIUS**2, 255, 0).astype(np.uint8)
+
+
+def circles(num_images: int, resolution: int = 64, seed: int = 0) -> Dataset:
+    """Draw circles with integer centres, uniform over all places where the whole circle is inside the image.
+
+    Returns:
+        `image` (L mode), `position` ("left" or "right": whether z > 0.5), `factor_position` (z) and `source_index`.
+    """
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(RADIUS, resolution - RADIUS, size=(2, num_images))
+    z = position(x, resolution).astype(np.float32)
+    return Dataset.from_dict(
+        {
+            "image": [PILImage.fromarray(draw_circle(*center, resolution)) for center in zip(x, y, strict=True)],
+            "position": (z > 0.5).astype(int),
+            "factor_position": z,
+            "source_index": np.arange(num_images),
+        },
+        features=Features(
+            {
+                "image": Image(),
+                "position": ClassLabel(names=["left", "right"]),
+                "factor_position": Value("float32"),
+                "source_index": Value("int64"),
+            }
+        ),
+    )

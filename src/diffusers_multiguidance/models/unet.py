@@ -1,0 +1,69 @@
+"""UNet2DModel as improved DDPM builds its network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
+
+
+def create_unet(
+    sample_size: int,
+    channels: int,
+    block_out_channels: tuple[int, ...],
+    attention_resolutions: tuple[int, ...] = (16, 8),
+    layers_per_block: int = 3,
+    norm_num_groups: int = 32,
+    attention_head_dim: int = 64,
+    learned_variance: bool = True,
+) -> UNet2DModel:
+    """A randomly initialised `UNet2DModel` with the reference's choices that diffusers does not default to.
+
+    These are: scale-shift conditioning on the timestep, residual up- and downsampling, a group norm before the
+    middle attention (scale-shift silently removes it), and zeros in every layer that ends a residual branch.
+
+    Args:
+        sample_size: height and width in pixels.
+        channels: image channels.
+        block_out_channels: width per resolution, from full resolution down; each must be a multiple of
+            `norm_num_groups`.
+        attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
+        learned_variance: predict the variance in a second half of the output channels (eq. 8).
+    """
+    sizes = [sample_size // 2**level for level in range(len(block_out_channels))]
+    with_attention = [size in attention_resolutions for size in sizes]
+    unet = UNet2DModel(
+        sample_size=sample_size,
+        in_channels=channels,
+        out_channels=2 * channels if learned_variance else channels,
+        block_out_channels=tuple(block_out_channels),
+        down_block_types=tuple("AttnDownBlock2D" if attend else "ResnetDownsampleBlock2D" for attend in with_attention),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if attend else "ResnetUpsampleBlock2D" for attend in reversed(with_attention)
+        ),
+        layers_per_block=layers_per_block,
+        downsample_type="resnet",
+        upsample_type="resnet",
+        resnet_time_scale_shift="scale_shift",
+        norm_num_groups=norm_num_groups,
+        attn_norm_num_groups=norm_num_groups,
+        attention_head_dim=attention_head_dim,
+    )
+    zero_initialize(unet)
+    return unet
+
+
+def zero_initialize(unet: Any) -> None:
+    """Zero the output layer and the last layer of every residual branch, so that training starts from the identity."""
+    last_layers: list[nn.Module] = [unet.conv_out]
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            last_layers.append(module.conv2)
+        elif isinstance(module, Attention):
+            last_layers.append(module.to_out[0])
+    for layer in last_layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)

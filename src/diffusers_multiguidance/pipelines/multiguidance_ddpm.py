@@ -1,0 +1,178 @@
+"""Sampling with multi-guidance: the middle of an attribute from a diffusion model that saw only its ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from ..diffusion import GaussianDiffusion
+from ..guidance import (
+    Target,
+    check_guidance_interval,
+    guidance_gradient,
+    is_guided,
+    weights_from_classes,
+    weights_from_target,
+)
+
+
+@dataclass
+class MultiGuidanceOutput(BaseOutput):
+    """Images, and what the classifiers say of them: (B, number of classes) probabilities by attribute."""
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    probabilities: dict[str, np.ndarray] | None
+
+
+class MultiGuidanceDDPMPipeline(DiffusionPipeline):
+    """Guide an unconditional DDPM by classifiers of noisy images towards all classes at once (paper, section 4).
+
+    Args:
+        unet: the denoiser, trained on extremes only.
+        classifiers: a `NoisyClassifierSet`, or None to sample without guidance.
+        scheduler: a stock scheduler, whose configuration alone is used.
+        default_num_inference_steps: what the call's `num_inference_steps=None` means.
+        default_guidance_scale: what the call's `guidance_scale=None` means.
+    """
+
+    model_cpu_offload_seq = "unet->classifiers"
+    _optional_components = ["classifiers"]  # noqa: RUF012
+    _callback_tensor_inputs = ["sample"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        classifiers: Any,
+        scheduler: DDPMScheduler,
+        default_num_inference_steps: int = 250,
+        default_guidance_scale: float = 60.0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, classifiers=classifiers, scheduler=scheduler)
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
+        )
+
+    @property
+    def attributes(self) -> dict[str, list[str]]:
+        """Class names by attribute, as the classifiers know them."""
+        return {} if self.classifiers is None else self.classifiers.attributes
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        target: Mapping[str, Target] | str | None = None,
+        guidance_scale: float | None = None,
+        guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        num_inference_steps: int | None = None,
+        sampler: str = "ddpm",
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, Any] | None] | None = None,
+    ) -> MultiGuidanceOutput | tuple[Any, dict[str, np.ndarray] | None]:
+        """Draw images; without `target` and `guidance_weights` the plain, unguided ones.
+
+        Args:
+            batch_size: number of images B.
+            target: where to aim, by attribute: a number from 0 (its first class) to 1 (its second), a dict of shares
+                for any number of classes, or "uniform", which spreads the batch evenly. It is the probability, by the
+                classifiers, at which guidance vanishes.
+            guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. None takes the
+                pipeline's default.
+            guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
+            guidance_interval: share of the steps, from noise to image, in which to guide.
+            num_inference_steps: evenly respaced steps S, at most the T of training. None takes the pipeline's default.
+            sampler: "ddpm", ancestral, the mean shifted by variance * gradient; or "ddim", the score shifted. The same
+                scale is not the same strength under both.
+            eta: noise of "ddim", from 0 (deterministic) to 1.
+            generator: one for the batch, or a list with one per image, which makes an image independent of its batch.
+            output_type: "pil", "np" (B, H, W, C in [0, 1]) or "pt" (B, C, H, W in [0, 1]).
+            callback_on_step_end: called after every step as `(pipeline, step, timestep, {"sample": x})`; may return
+                `{"sample": ...}` to replace x, (B, C, H, W).
+
+        Returns:
+            `MultiGuidanceOutput`, or the tuple of its two fields where `return_dict` is False.
+
+        Raises:
+            ValueError: for any argument outside what is said here, in one sentence that names it.
+        """
+        num_inference_steps = self._default(num_inference_steps, "default_num_inference_steps")
+        guidance_scale = self._default(guidance_scale, "default_guidance_scale")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
+        if sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"`sampler` is {sampler!r}; expected 'ddpm' or 'ddim' ('dpmsolver++' is not there yet).")
+        if not 0 <= eta <= (1 if sampler == "ddim" else 0):
+            raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for 'ddpm'.")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
+        check_guidance_interval(guidance_interval)
+        weights: dict[str, torch.Tensor] = {}
+        if target is not None and guidance_weights is not None:
+            raise ValueError("`target` and `guidance_weights` are both given; expected at most one of them.")
+        if target is not None:
+            weights = weights_from_target(self.attributes, target, guidance_scale, batch_size)
+        elif guidance_weights is not None:
+            weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
+
+        device = self._execution_device
+        weights = {attribute: row.to(device) for attribute, row in weights.items()}
+        diffusion = GaussianDiffusion.from_scheduler(self.scheduler, num_inference_steps)
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (batch_size, self.unet.config.in_channels, height, width)
+        sample = randn_tensor(shape, generator=generator, device=device)
+
+        # Arithmetic stays in float32 whatever the networks' precision: the steps are differences of near equals.
+        for step in self.progress_bar(range(num_inference_steps)):
+            index = num_inference_steps - 1 - step
+            timestep = diffusion.timesteps[index].to(device)
+            model_output = self.unet(sample.to(self.unet.dtype), timestep).sample.float()
+            grad = None
+            if weights and is_guided(step, num_inference_steps, guidance_interval):
+                x_t = sample.to(self.classifiers.dtype)
+                grad = guidance_gradient(self.classifiers, x_t, timestep, weights).float()
+            needs_noise = index > 0 and (sampler == "ddpm" or eta > 0)
+            noise = randn_tensor(shape, generator=generator, device=device) if needs_noise else torch.zeros_like(sample)
+            if sampler == "ddpm":
+                moments = diffusion.p_mean_variance(model_output, sample, index)
+                mean = moments.mean if grad is None else diffusion.guide_mean(moments, grad)
+                sample = mean + (0.5 * moments.log_variance).exp() * noise
+            else:
+                # An ancestral model's second half, the variance, has no place in DDIM.
+                sample = diffusion.ddim_step(model_output, sample, index, eta, grad, noise)
+            if callback_on_step_end is not None:
+                changed = callback_on_step_end(self, step, int(timestep), {"sample": sample})
+                sample = (changed or {}).get("sample", sample)
+
+        sample = sample.clamp(-1, 1)
+        probabilities = None
+        if self.classifiers is not None:
+            logits = self.classifiers(sample.to(self.classifiers.dtype), 0).logits
+            probabilities = {name: values.float().softmax(dim=1).cpu().numpy() for name, values in logits.items()}
+        self.maybe_free_model_hooks()
+        images: Any = sample / 2 + 0.5
+        if output_type != "pt":
+            images = images.permute(0, 2, 3, 1).cpu().numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        if not return_dict:
+            return images, probabilities
+        return MultiGuidanceOutput(images=images, probabilities=probabilities)
+
+    def _default(self, value: Any, name: str) -> Any:
+        return self.config[name] if value is None else value

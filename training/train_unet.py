@@ -1,0 +1,123 @@
+"""Train the denoiser on extremes: a DDPM with learned variance and the hybrid loss (paper, appendix A.3 and C).
+
+    accelerate launch training/train_unet.py --recipe training/recipes/circles.yaml
+
+Writes checkpoints, sample grids and, at the end, an unguided pipeline to `<output_dir>/pipeline`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+
+from diffusers_multiguidance.diffusion import GaussianDiffusion
+from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.images import image_grid
+from diffusers_multiguidance.models import create_unet
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+from diffusers_multiguidance.recipe import run_script
+from diffusers_multiguidance.trainer import (
+    Batch,
+    add_training_arguments,
+    check_training_arguments,
+    create_accelerator,
+    image_channels,
+    load_training_set,
+    train,
+    with_tensors,
+    write_record,
+)
+
+
+def create_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_training_arguments(parser)
+    parser.add_argument("--ddpm_num_steps", type=int, default=4000, help="T.")
+    parser.add_argument("--ddpm_beta_schedule", choices=["squaredcos_cap_v2", "linear"], default="squaredcos_cap_v2")
+    parser.add_argument("--ddpm_num_inference_steps", type=int, default=250, help="For samples, and by default later.")
+    parser.add_argument("--prediction_type", choices=["epsilon", "v_prediction", "sample"], default="epsilon")
+    parser.add_argument("--variance_type", choices=["learned_range", "fixed_small", "fixed_large"], default="learned_range")
+    parser.add_argument("--vlb_weight", type=float, help="Weight of the sampled bound; T / 1000 unless given.")
+    parser.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 256, 384, 512])
+    parser.add_argument("--attention_resolutions", type=int, nargs="*", default=[16, 8])
+    parser.add_argument("--layers_per_block", type=int, default=3)
+    parser.add_argument("--norm_num_groups", type=int, default=32)
+    parser.add_argument("--attention_head_dim", type=int, default=64)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    check_training_arguments(args)
+    accelerator = create_accelerator(args)
+    dataset = load_training_set(args)
+    channels = image_channels(dataset)
+    # Improved DDPM's linear schedule, rescaled so that any T ends in the same noise.
+    scale = 1000 / args.ddpm_num_steps
+    scheduler = DDPMScheduler(
+        num_train_timesteps=args.ddpm_num_steps,
+        beta_schedule=args.ddpm_beta_schedule,
+        beta_start=scale * 1e-4,
+        beta_end=scale * 0.02,
+        prediction_type=args.prediction_type,
+        variance_type=args.variance_type,
+        timestep_spacing="linspace",
+    )
+    diffusion = GaussianDiffusion.from_scheduler(scheduler)
+    torch.manual_seed(args.seed)
+    unet = create_unet(
+        args.resolution,
+        channels,
+        args.block_out_channels,
+        args.attention_resolutions,
+        args.layers_per_block,
+        args.norm_num_groups,
+        args.attention_head_dim,
+        learned_variance=args.variance_type == "learned_range",
+    )
+
+    def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        images = batch["image"]
+        index = torch.randint(len(diffusion), (len(images),))
+        noise = torch.randn_like(images)
+        x_t = diffusion.add_noise(images, noise, index)
+        model_output = model(x_t, diffusion.timesteps[index].to(images.device)).sample
+        losses = diffusion.hybrid_loss(model_output.float(), images, noise, index, args.vlb_weight)
+        return {name: values.mean() for name, values in losses.items()}
+
+    def create_pipeline(model: Any) -> MultiGuidanceDDPMPipeline:
+        return MultiGuidanceDDPMPipeline(model, None, scheduler, args.ddpm_num_inference_steps)
+
+    def save_images(model: Any, step: int) -> None:
+        pipeline = create_pipeline(model)
+        pipeline.set_progress_bar_config(desc="samples", leave=False)
+        images = pipeline(64, generator=torch.Generator().manual_seed(args.seed)).images
+        folder = args.output_dir / "samples"
+        folder.mkdir(exist_ok=True)
+        image_grid(images).save(folder / f"step-{step:06d}.png")
+
+    unet, record = train(
+        accelerator,
+        unet,
+        with_tensors(dataset, args.resolution, []),
+        compute_loss,
+        args,
+        args.output_dir,
+        "unet",
+        args.seed,
+        save_images,
+    )
+    if accelerator.is_main_process:
+        pipeline = create_pipeline(unet.cpu().to(memory_format=torch.contiguous_format))
+        with replace_folder(args.output_dir / "pipeline") as folder:
+            pipeline.save_pretrained(folder)
+            write_record(folder / "unet", record, args)
+        if args.push_to_hub:
+            pipeline.push_to_hub(args.hub_model_id or args.output_dir.name)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run_script(main, create_parser(), section="train_unet")
