@@ -19,7 +19,11 @@ def cosine4000(**config) -> DDPMScheduler:
 
 def linear(num_train_timesteps: int, beta_start: float, beta_end: float, **config) -> DDPMScheduler:
     return DDPMScheduler(
-        num_train_timesteps=num_train_timesteps, beta_schedule="linear", beta_start=beta_start, beta_end=beta_end, **config
+        num_train_timesteps=num_train_timesteps,
+        beta_schedule="linear",
+        beta_start=beta_start,
+        beta_end=beta_end,
+        **config,
     )
 
 

@@ -1,7 +1,7 @@
 """Build a data set with a known factor, keep its extremes, and save or push it.
 
-    python training/build_dataset.py --recipe training/recipes/circles.yaml
-    python training/build_dataset.py --dataset digits --extremes thickness --output_dir digits-extremes
+python training/build_dataset.py --recipe training/recipes/circles.yaml
+python training/build_dataset.py --dataset digits --extremes thickness --output_dir digits-extremes
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_images", type=int, default=10_000, help="How many circles to draw before filtering.")
     parser.add_argument("--resolution", type=int, default=64, help="Height and width of circles; digits have 32.")
     parser.add_argument("--extremes", metavar="ATTRIBUTE", help="Keep only the two ends of this attribute's factor.")
-    parser.add_argument("--delta", type=float, default=0.2, help="Width of each end, as a share of the factor's range.")
+    parser.add_argument(
+        "--delta", type=float, default=0.2, help="Width of each end, as a share of the factor's range."
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, help="Folder for `datasets.load_from_disk`.")
     parser.add_argument("--push_to_hub", action="store_true")
@@ -33,7 +35,9 @@ def create_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     if args.dataset is None or args.output_dir is None:
-        raise ValueError("`--dataset` and `--output_dir` are needed; expected both on the command line or in the recipe.")
+        raise ValueError(
+            "`--dataset` and `--output_dir` are needed; expected both on the command line or in the recipe."
+        )
     if args.num_images < 1:
         raise ValueError(f"`--num_images` is {args.num_images}; expected at least 1.")
     if args.resolution < 8:

@@ -39,7 +39,9 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ddpm_beta_schedule", choices=["squaredcos_cap_v2", "linear"], default="squaredcos_cap_v2")
     parser.add_argument("--ddpm_num_inference_steps", type=int, default=250, help="For samples, and by default later.")
     parser.add_argument("--prediction_type", choices=["epsilon", "v_prediction", "sample"], default="epsilon")
-    parser.add_argument("--variance_type", choices=["learned_range", "fixed_small", "fixed_large"], default="learned_range")
+    parser.add_argument(
+        "--variance_type", choices=["learned_range", "fixed_small", "fixed_large"], default="learned_range"
+    )
     parser.add_argument("--vlb_weight", type=float, help="Weight of the sampled bound; T / 1000 unless given.")
     parser.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 256, 384, 512])
     parser.add_argument("--attention_resolutions", type=int, nargs="*", default=[16, 8])
@@ -91,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
         return MultiGuidanceDDPMPipeline(model, None, scheduler, args.ddpm_num_inference_steps)
 
     def save_images(model: Any, step: int) -> None:
-        pipeline = create_pipeline(model)
+        pipeline: Any = create_pipeline(model)
         pipeline.set_progress_bar_config(desc="samples", leave=False)
         images = pipeline(64, generator=torch.Generator().manual_seed(args.seed)).images
         folder = args.output_dir / "samples"

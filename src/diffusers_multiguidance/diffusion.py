@@ -43,7 +43,7 @@ def noise_schedule(config: Any) -> np.ndarray:
         f = np.cos((grid + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - f[1:] / f[:-1], 0.999)
     raise ValueError(
-        f"`beta_schedule` is {name!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2' in the scheduler config."
+        f"`beta_schedule` of the scheduler is {name!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'."
     )
 
 
@@ -332,9 +332,7 @@ class GaussianDiffusion:
         return torch.where(is_last, nll.flatten(1).mean(1), kl.flatten(1).mean(1)) / math.log(2)
 
 
-def discretized_gaussian_log_likelihood(
-    x: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor
-) -> torch.Tensor:
+def discretized_gaussian_log_likelihood(x: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
     """Log-probability (nats) of 8-bit pixels, scaled to [-1, 1], under a Gaussian that is integrated over each bin."""
 
     def cdf(z: torch.Tensor) -> torch.Tensor:

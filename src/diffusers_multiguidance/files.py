@@ -10,17 +10,37 @@ from pathlib import Path
 
 @contextmanager
 def replace_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`, which takes its name when the block ends well and vanishes otherwise."""
+    """Yield a new folder beside `folder`, which takes its place when the block ends well and vanishes otherwise."""
     folder = Path(folder)
-    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    old = folder.with_name(folder.name + ".old")
+    with _temporary_folder(folder) as temporary:
+        yield temporary
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def add_to_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a new folder, whose files move into `folder` when the block ends well; other files there stay."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`{folder}` is a file; expected a folder, or a name that is free.")
+    with _temporary_folder(folder) as temporary:
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        for path in temporary.iterdir():
+            path.replace(folder / path.name)
+
+
+@contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    temporary = folder.resolve().with_name(folder.resolve().name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

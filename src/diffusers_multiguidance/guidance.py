@@ -1,8 +1,9 @@
 """Multi-guidance: what to aim at, the gradient that leads there, and when to follow it.
 
 The paper guides with sum_m lambda_m * log p(y_m | x_t) over all classes m of an attribute (eq. 2). For one softmax
-classifier and lambda >= 0 that is -L * cross_entropy(lambda / L, p) with L = sum_m lambda_m: guidance vanishes exactly
-where the classifier's probabilities are lambda / L, its set point. Hence targets (lambda / L) and a guidance scale (L).
+classifier and lambda >= 0 that is -L * cross_entropy(lambda / L, p) with L = sum_m lambda_m: guidance vanishes
+exactly where the classifier's probabilities are lambda / L, its set point. Hence a target (lambda / L) and a guidance
+scale (L).
 """
 
 from __future__ import annotations
@@ -48,14 +49,16 @@ def weights_from_target(
             _check_classes("target", attribute, classes, value)
             shares = torch.tensor([float(value.get(name, 0.0)) for name in classes]).repeat(batch_size, 1)
             if not (bool((shares >= 0).all()) and math.isclose(float(shares[0].sum()), 1, abs_tol=1e-5)):
-                raise ValueError(f"`target` for '{attribute}' is {dict(value)}; expected shares of at least 0 that sum to 1.")
+                raise ValueError(
+                    f"`target` for '{attribute}' is {dict(value)}; expected shares of at least 0 that sum to 1."
+                )
         else:
             if len(classes) != 2:
                 raise ValueError(
                     f"`target` for '{attribute}' is {value!r}; expected a dict of shares for its classes {classes}."
                 )
             if value == "uniform":
-                # Stratified along the first attribute; the second follows a golden-ratio lattice, which fills the square.
+                # Stratified along the first attribute; the second follows a golden-ratio lattice: a filled square.
                 image = torch.arange(batch_size, dtype=torch.float64)
                 first = spread.index(attribute) == 0
                 position = (image + 0.5) / batch_size if first else (image * (5**0.5 - 1) / 2 + 0.5) % 1
@@ -100,16 +103,18 @@ def _check_classes(argument: str, attribute: str, classes: list[str], given: Map
         if name not in classes:
             raise ValueError(f"`{argument}` names class {name!r} of '{attribute}'; expected one of {classes}.")
         if not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ValueError(f"`{argument}` for class '{name}' of '{attribute}' is {value!r}; expected a finite number.")
+            raise ValueError(
+                f"`{argument}` for class '{name}' of '{attribute}' is {value!r}; expected a finite number."
+            )
 
 
 @torch.enable_grad()
 def guidance_gradient(
     classifiers: Any, x_t: torch.Tensor, timestep: torch.Tensor | int, weights: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """g(x_t, t) = sum over attributes and classes of lambda * grad log p(y | x_t, t), in one forward and backward pass.
+    """g(x_t, t) = sum over attributes and classes of lambda * grad log p(y | x_t, t), in one forward and backward.
 
-    Evaluated at x_t, where the paper writes mu; its experiments do the same.
+    Evaluated at x_t, as in the paper's experiments, where its text has mu.
 
     Args:
         classifiers: a `NoisyClassifierSet` or `NoisyClassifier`.
@@ -130,7 +135,9 @@ def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:
     """Raise `ValueError` unless the interval is two shares of the steps, in order."""
     start, end = guidance_interval
     if not 0 <= start <= end <= 1:
-        raise ValueError(f"`guidance_interval` is {guidance_interval}; expected (start, end) with 0 <= start <= end <= 1.")
+        raise ValueError(
+            f"`guidance_interval` is {guidance_interval}; expected (start, end) with 0 <= start <= end <= 1."
+        )
 
 
 def is_guided(step: int, num_steps: int, guidance_interval: tuple[float, float]) -> bool:

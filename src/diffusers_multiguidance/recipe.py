@@ -10,7 +10,9 @@ from pathlib import Path
 import yaml
 
 
-def parse_arguments(parser: argparse.ArgumentParser, section: str, argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(
+    parser: argparse.ArgumentParser, section: str, argv: list[str] | None = None
+) -> argparse.Namespace:
     """Parse flags over the values that `section` of the `--recipe` file sets.
 
     A recipe is a YAML mapping with one section per script, whose keys are the script's flags.
@@ -31,7 +33,9 @@ def read_recipe(recipe: Path, section: str, parser: argparse.ArgumentParser) -> 
     except yaml.YAMLError as error:
         raise ValueError(f"`--recipe` is {str(recipe)!r}; expected valid YAML.") from error
     if not isinstance(content, dict) or not isinstance(content.get(section), dict):
-        raise ValueError(f"`--recipe` {recipe} has no section '{section}'; expected a mapping of flags under that name.")
+        raise ValueError(
+            f"`--recipe` {recipe} has no section '{section}'; expected a mapping of flags under that name."
+        )
     actions = {action.dest: action for action in parser._actions}
     values: dict[str, object] = {}
     for flag, value in content[section].items():

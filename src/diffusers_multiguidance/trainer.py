@@ -47,7 +47,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataloader_num_workers", type=int, default=0)
     parser.add_argument("--max_train_steps", type=int, default=250_000, help="Optimizer steps.")
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--lr_scheduler", default="constant", help="Any of diffusers' schedules: constant, cosine, ...")
+    parser.add_argument(
+        "--lr_scheduler", default="constant", help="Any of diffusers' schedules: constant, cosine, ..."
+    )
     parser.add_argument("--lr_warmup_steps", type=int, default=0, help="In optimizer steps.")
     parser.add_argument("--adam_weight_decay", type=float, default=0.0)
     parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
@@ -173,8 +175,8 @@ def checkpoint_to_resume(output_dir: Path, resume_from_checkpoint: str | None) -
     if resume_from_checkpoint is None:
         if checkpoints:
             raise ValueError(
-                f"`--output_dir` {output_dir} holds {checkpoints[-1].name} of an earlier run; expected another folder, "
-                "or `--resume_from_checkpoint latest`."
+                f"`--output_dir` {output_dir} holds {checkpoints[-1].name} of an earlier run; expected another "
+                "folder, or `--resume_from_checkpoint latest`."
             )
         return None
     if resume_from_checkpoint == "latest":
@@ -191,7 +193,9 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,
-        project_config=ProjectConfiguration(project_dir=str(args.output_dir), logging_dir=str(args.output_dir / "logs")),
+        project_config=ProjectConfiguration(
+            project_dir=str(args.output_dir), logging_dir=str(args.output_dir / "logs")
+        ),
     )
     if accelerator.device.type == "cpu":
         # `accelerate launch` leaves one thread per process unless told otherwise.

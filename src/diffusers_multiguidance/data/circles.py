@@ -9,9 +9,9 @@ from PIL import Image as PILImage
 RADIUS = 2
 
 
-def position(x: float | np.ndarray, size: int) -> float | np.ndarray:
+def position(x: np.ndarray | float, size: int) -> np.ndarray:
     """Normalised horizontal position z = (x - r) / (size - 1 - 2 r) in [0, 1] of a circle centred at pixel x."""
-    return (x - RADIUS) / (size - 1 - 2 * RADIUS)
+    return (np.asarray(x) - RADIUS) / (size - 1 - 2 * RADIUS)
 
 
 def draw_circle(x: int, y: int, size: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def stroke_thickness(image: np.ndarray) -> float:
     return 2 * float(distance_transform_edt(digit)[skeletonize(digit)].mean()) / upsampling
 
 
-def thickness_factor(thickness: float | np.ndarray) -> float | np.ndarray:
+def thickness_factor(thickness: np.ndarray | float) -> np.ndarray:
     """The share of the real digits that are thinner: 0 the thinnest, 0.5 the median, 1 the thickest."""
     return np.interp(thickness, THICKNESS_QUANTILES, np.linspace(0, 1, len(THICKNESS_QUANTILES)))
 

@@ -19,7 +19,9 @@ def keep_extremes(dataset: Dataset, attribute: str, delta: float = 0.2) -> tuple
     """
     column = f"factor_{attribute}"
     if column not in dataset.column_names:
-        raise ValueError(f"`attribute` is {attribute!r}; expected one with a factor column, of {dataset.column_names}.")
+        raise ValueError(
+            f"`attribute` is {attribute!r}; expected one with a factor column, of {dataset.column_names}."
+        )
     if not 0 < delta < 0.5:
         raise ValueError(f"`delta` is {delta}; expected a number above 0 and below 0.5.")
     factor = np.asarray(dataset[column], dtype=np.float64)

@@ -160,11 +160,11 @@ class NoisyClassifierSet(ModelMixin, ConfigMixin):
         super().__init__()
         self.members = nn.ModuleList(NoisyClassifier(**config) for config in member_configs)
         self._attributes: dict[str, list[str]] = {}
-        for member in self.members:
-            for attribute, classes in member.attributes.items():
+        for config in member_configs:
+            for attribute, classes in config["attributes"].items():
                 if self._attributes.setdefault(attribute, classes) != classes:
                     raise ValueError(
-                        f"`member_configs` disagree about attribute '{attribute}': {classes} and {self._attributes[attribute]}; "
+                        f"`member_configs` disagree about '{attribute}': {classes} and {self._attributes[attribute]}; "
                         "expected the same classes in the same order."
                     )
 

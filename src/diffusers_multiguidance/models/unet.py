@@ -40,7 +40,9 @@ def create_unet(
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
         block_out_channels=tuple(block_out_channels),
-        down_block_types=tuple("AttnDownBlock2D" if attend else "ResnetDownsampleBlock2D" for attend in with_attention),
+        down_block_types=tuple(
+            "AttnDownBlock2D" if attend else "ResnetDownsampleBlock2D" for attend in with_attention
+        ),
         up_block_types=tuple(
             "AttnUpBlock2D" if attend else "ResnetUpsampleBlock2D" for attend in reversed(with_attention)
         ),
@@ -58,7 +60,7 @@ def create_unet(
 
 def zero_initialize(unet: Any) -> None:
     """Zero the output layer and the last layer of every residual branch, so that training starts from the identity."""
-    last_layers: list[nn.Module] = [unet.conv_out]
+    last_layers: list[Any] = [unet.conv_out]
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             last_layers.append(module.conv2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
+from safetensors import SafetensorError
 
 from ..diffusion import GaussianDiffusion
 from ..guidance import (
@@ -22,6 +26,15 @@ from ..guidance import (
     weights_from_classes,
     weights_from_target,
 )
+from ..models.noisy_classifier import NoisyClassifierSet
+from .single_file import inline_source
+
+# What `model_index.json` may name, by component: nothing else is ever imported or loaded.
+COMPONENT_CLASSES = {
+    "unet": (["diffusers", "UNet2DModel"],),
+    "scheduler": (["diffusers", "DDPMScheduler"], ["diffusers", "DDIMScheduler"]),
+    "classifiers": (["noisy_classifier", "NoisyClassifierSet"], [None, None]),
+}
 
 
 @dataclass
@@ -147,7 +160,9 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 x_t = sample.to(self.classifiers.dtype)
                 grad = guidance_gradient(self.classifiers, x_t, timestep, weights).float()
             needs_noise = index > 0 and (sampler == "ddpm" or eta > 0)
-            noise = randn_tensor(shape, generator=generator, device=device) if needs_noise else torch.zeros_like(sample)
+            noise = (
+                randn_tensor(shape, generator=generator, device=device) if needs_noise else torch.zeros_like(sample)
+            )
             if sampler == "ddpm":
                 moments = diffusion.p_mean_variance(model_output, sample, index)
                 mean = moments.mean if grad is None else diffusion.guide_mean(moments, grad)
@@ -173,6 +188,63 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         if not return_dict:
             return images, probabilities
         return MultiGuidanceOutput(images=images, probabilities=probabilities)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save as it stands on the Hub: stock components, `pipeline.py` and `classifiers/noisy_classifier.py`.
+
+        Such a folder also loads where this package is not installed, by `DiffusionPipeline.from_pretrained(folder,
+        trust_remote_code=True)`.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        index = json.loads((folder / self.config_name).read_text())
+        index["_class_name"] = ["pipeline", type(self).__name__]
+        (folder / "pipeline.py").write_text(inline_source(inspect.getfile(type(self))))
+        if self.classifiers is not None:
+            index["classifiers"] = ["noisy_classifier", "NoisyClassifierSet"]
+            code = Path(inspect.getfile(type(self.classifiers))).read_text()
+            (folder / "classifiers" / "noisy_classifier.py").write_text(code)
+        (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """Load from a folder or the Hub without running any code that lies there.
+
+        Arguments are those of `DiffusionPipeline.from_pretrained`. Weights are read from safetensors only.
+
+        Raises:
+            ValueError: where a file is missing or broken, or `model_index.json` names a class that does not belong.
+        """
+        path = str(pretrained_model_name_or_path)
+        hub = {
+            name: kwargs[name]
+            for name in ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+            if name in kwargs
+        }
+        dtype = {name: kwargs[name] for name in ("dtype", "torch_dtype") if name in kwargs}
+        kwargs["use_safetensors"] = True
+        try:
+            index = DiffusionPipeline.load_config(path, **hub)
+            if "classifiers" not in kwargs and index.get("classifiers", [None])[0] is not None:
+                kwargs["classifiers"] = NoisyClassifierSet.from_pretrained(
+                    path, subfolder="classifiers", use_safetensors=True, **hub, **dtype
+                )
+            return super().from_pretrained(path, **kwargs)
+        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"`pretrained_model_name_or_path` {path!r} is no whole pipeline: {reason}") from error
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | Path, *args: Any) -> dict[str, Any]:
+        # diffusers demands trust for a list `_class_name` and for a component with code, even of a class that is
+        # installed. This class is, and `from_pretrained` passes it the classifiers.
+        index = super()._dict_from_json_file(json_file, *args)
+        for component, known in COMPONENT_CLASSES.items():
+            if index.get(component) not in known:
+                raise ValueError(
+                    f"`model_index.json` names {index.get(component)} as '{component}'; expected one of {list(known)}."
+                )
+        return {**index, "_class_name": cls.__name__, "classifiers": [None, None]}
 
     def _default(self, value: Any, name: str) -> Any:
         return self.config[name] if value is None else value

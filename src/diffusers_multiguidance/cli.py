@@ -1,0 +1,160 @@
+"""The `multiguidance` command: a demo, samples from any pipeline, and their evaluation."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .files import add_to_folder
+from .guidance import Target
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
+
+
+def main() -> None:
+    """Run the command; a wrong value ends in one sentence and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        print(f"multiguidance: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def demo(out: OutFolder = Path("demo")) -> None:
+    """Draw circles from a model that saw only the left and the right: without and with multi-guidance."""
+    from .evaluation.demo import write_demo
+
+    folder = Path(__file__).parents[2] / "pipelines" / "circles"
+    if not folder.is_dir():
+        raise ValueError(f"`demo` found no {folder}; expected the package to be installed from a clone, with `-e`.")
+    pipeline = load_pipeline(folder)
+    from .evaluation.attributes import CirclePosition
+    from .generate import generate
+
+    images = {
+        "unguided": generate(pipeline, 64, description="unguided"),
+        "multi-guidance": generate(pipeline, 64, description="multi-guidance", target={"position": 0.5}),
+    }
+    with add_to_folder(out) as temporary:
+        summaries = write_demo(images, CirclePosition(), "position", temporary)
+    for name, summary in summaries.items():
+        print_summary(name, summary)
+    console.print(f"Look at {out / 'demo.png'}")
+
+
+@app.command()
+def sample(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline folder, or its id on the Hub.")],
+    out: OutFolder,
+    num_images: Annotated[int, typer.Option()] = 16,
+    num_inference_steps: Annotated[int | None, typer.Option(help="The pipeline's default unless given.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    target: Annotated[
+        list[str] | None, typer.Option(metavar="ATTRIBUTE=VALUE", help="0 to 1, or 'uniform'; repeatable.")
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="The pipeline's default unless given.")] = None,
+    sampler: Annotated[str, typer.Option(help="ddpm or ddim.")] = "ddpm",
+) -> None:
+    """Draw images; without --target the plain, unguided ones."""
+    from .evaluation.report import to_pil
+    from .generate import generate
+    from .images import image_grid
+
+    call: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "target": dict(parse_target(word) for word in target) if target else None,
+        "guidance_scale": guidance_scale,
+        "sampler": sampler,
+    }
+    loaded = load_pipeline(pipeline)
+    started = time.monotonic()
+    images = generate(loaded, num_images, seed, **call)
+    seconds = time.monotonic() - started
+    record = {
+        "pipeline": pipeline,
+        "num_images": num_images,
+        "seed": seed,
+        **call,
+        "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
+        "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
+        "seconds": round(seconds, 2),
+        "versions": {name: version(name) for name in ("diffusers-multiguidance", "diffusers", "torch", "numpy")},
+    }
+    with add_to_folder(out) as folder:
+        np.savez_compressed(folder / "images.npz", images=images)
+        image_grid(to_pil(images[:256])).save(folder / "grid.png")
+        (folder / "sample.json").write_text(json.dumps(record, indent=2) + "\n")
+    console.print(f"{num_images} images in {out}, {seconds:.1f} s")
+
+
+@app.command()
+def evaluate(
+    samples: Annotated[Path, typer.Argument(help="Folder that `multiguidance sample` wrote.")],
+    attribute: Annotated[str, typer.Option(help="position (circles) or thickness (digits).")],
+    out: OutFolder,
+) -> None:
+    """Measure an attribute on samples: report.json, histogram.png and grid.png."""
+    from .evaluation.attributes import CirclePosition, StrokeThickness
+    from .evaluation.report import write_report
+
+    measures = {"position": CirclePosition(), "thickness": StrokeThickness()}
+    if attribute not in measures:
+        raise ValueError(f"`--attribute` is {attribute!r}; expected one of {list(measures)}.")
+    images = read_images(samples / "images.npz")
+    values = measures[attribute](images)
+    with add_to_folder(out) as folder:
+        summary = write_report(images, values, attribute, folder)
+    print_summary(str(samples), summary)
+
+
+def parse_target(word: str) -> tuple[str, Target]:
+    """ "Smiling=0.5" as a pair of attribute and target."""
+    attribute, equals, value = word.partition("=")
+    if not equals:
+        raise ValueError(f"`--target` is {word!r}; expected ATTRIBUTE=VALUE.")
+    if value == "uniform":
+        return attribute, value
+    try:
+        return attribute, float(value)
+    except ValueError:
+        raise ValueError(f"`--target` is {word!r}; expected a number or 'uniform' after the '='.") from None
+
+
+def load_pipeline(pipeline: str | Path) -> Any:
+    """A pipeline ready to sample, from a folder or the Hub, on a GPU where there is one."""
+    import torch
+
+    from .pipelines import MultiGuidanceDDPMPipeline
+
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(pipeline)
+    return loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_images(path: Path) -> np.ndarray:
+    """The (N, H, W, C) uint8 images of an `images.npz`."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["images"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
+
+
+def print_summary(name: str, summary: dict[str, Any]) -> None:
+    """The figures as a table."""
+    table = Table(title=name, show_header=False)
+    for key, value in summary.items():
+        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""Measures of generated images: they see arrays and know no pipeline."""

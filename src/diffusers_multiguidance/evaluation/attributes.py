@@ -1,0 +1,46 @@
+"""How strongly an image shows an attribute: one number in [0, 1] per image, NaN where it can't be told.
+
+Images are (N, H, W, C) uint8 with C of 1 or 3.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ..data.circles import RADIUS, position
+from ..data.digits import stroke_thickness, thickness_factor
+
+
+def to_grey(images: np.ndarray) -> np.ndarray:
+    """(N, H, W) uint8."""
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"`images` is {images.dtype} of shape {images.shape}; expected (N, H, W, 1 or 3) uint8.")
+    return images.mean(axis=-1).round().astype(np.uint8)
+
+
+class CirclePosition:
+    """Horizontal position z of the one circle in the image (paper, section 5.5), by contour detection with OpenCV.
+
+    NaN (malformed) unless there is exactly one contour and it fits a circle of radius 2: enclosing radius 1.5 to 2.75
+    pixels (the drawn circle has 2.0).
+    """
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return np.array([self._measure(image) for image in to_grey(images)])
+
+    def _measure(self, image: np.ndarray) -> float:
+        contours, _ = cv2.findContours((image > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        if len(contours) != 1:
+            return float("nan")
+        (x, _), radius = cv2.minEnclosingCircle(contours[0])
+        if not RADIUS - 0.5 <= radius <= RADIUS + 0.75:
+            return float("nan")
+        return float(np.clip(position(x, image.shape[1]), 0, 1))
+
+
+class StrokeThickness:
+    """Share of the 5,000 real digits with thinner strokes; NaN for an image without ink."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return np.array([thickness_factor(stroke_thickness(image)) for image in to_grey(images)])

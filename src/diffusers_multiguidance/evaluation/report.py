@@ -1,0 +1,81 @@
+"""The report on a batch of samples: figures as JSON, a histogram and a grid as PNG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from ..images import image_grid
+from .uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform, share_in_gap, share_malformed
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def summarize(values: np.ndarray, delta: float = 0.2) -> dict[str, Any]:
+    """All figures on measured values (N,), NaN where malformed; the gap is (delta, 1 - delta)."""
+    measured = values[~np.isnan(values)]
+    summary: dict[str, Any] = {
+        "num_images": len(values),
+        "share_malformed": share_malformed(values),
+        "gap": [delta, 1 - delta],
+        "share_in_gap": share_in_gap(values, delta),
+    }
+    if len(measured):
+        summary |= {
+            "mean": float(measured.mean()),
+            "standard_deviation": float(measured.std()),
+            "kld_to_uniform": kld_to_uniform(values),
+            "kld_floor": kld_floor(len(measured)),
+            "mse_to_uniform": mse_to_uniform(values),
+            "mse_floor": mse_floor(len(measured)),
+        }
+    return summary
+
+
+def draw_histogram(axes: Any, values_by_name: dict[str, np.ndarray], attribute: str, delta: float = 0.2) -> None:
+    """Histograms of an attribute over [0, 1], the gap shaded, on matplotlib axes."""
+    axes.axvspan(delta, 1 - delta, color="0.92", label="never seen in training")
+    for name, values in values_by_name.items():
+        measured = values[~np.isnan(values)]
+        weights = np.full(len(measured), 1 / len(values))
+        axes.hist(measured, bins=50, range=(0, 1), weights=weights, histtype="stepfilled", alpha=0.6, label=name)
+    axes.set(xlabel=attribute, ylabel="share of images", xlim=(0, 1))
+    axes.legend(frameon=False)
+
+
+def to_pil(images: np.ndarray) -> list[Image.Image]:
+    """(N, H, W, C) uint8 as PIL images, grey for C = 1."""
+    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in images]
+
+
+def write_report(
+    images: np.ndarray, values: np.ndarray, attribute: str, folder: Path, delta: float = 0.2
+) -> dict[str, Any]:
+    """Write `report.json`, `histogram.png` and `grid.png` (at most 256 images) into `folder`.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        values: (N,) measured attribute, NaN where malformed.
+
+    Returns:
+        The figures of `summarize`.
+    """
+    summary = summarize(values, delta)
+    content = {
+        "attribute": attribute,
+        **summary,
+        "values": [None if np.isnan(v) else round(float(v), 5) for v in values],
+    }
+    (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    draw_histogram(axes, {"samples": values}, attribute, delta)
+    figure.savefig(folder / "histogram.png", dpi=120)
+    plt.close(figure)
+    image_grid(to_pil(images[:256])).save(folder / "grid.png")
+    return summary

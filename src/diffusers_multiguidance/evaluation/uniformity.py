@@ -1,0 +1,52 @@
+"""How evenly samples cover an attribute's range [0, 1], and how many lie where no training image was."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NUM_BINS = 100
+
+
+def histogram(values: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+    """Normalised counts over [0, 1] of the values that are not NaN; (num_bins,)."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        raise ValueError("`values` has no number; expected at least one that is not NaN.")
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(f"`values` run from {values.min():.3f} to {values.max():.3f}; expected numbers in [0, 1].")
+    counts, _ = np.histogram(values, bins=num_bins, range=(0, 1))
+    return counts / len(values)
+
+
+def mse_to_uniform(values: np.ndarray, num_bins: int = NUM_BINS) -> float:
+    """The paper's "MSE" (section 5.1): sqrt(sum_i (h_i - 1/n)^2) over normalised counts."""
+    return float(np.sqrt(np.square(histogram(values, num_bins) - 1 / num_bins).sum()))
+
+
+def kld_to_uniform(values: np.ndarray, num_bins: int = NUM_BINS) -> float:
+    """KL(histogram || uniform) in nats (paper, appendix B): sum_i h_i log(n h_i)."""
+    filled = histogram(values, num_bins)
+    filled = filled[filled > 0]
+    return float((filled * np.log(num_bins * filled)).sum())
+
+
+def mse_floor(num_values: int, num_bins: int = NUM_BINS) -> float:
+    """What `mse_to_uniform` is to expect of that many values drawn from the uniform distribution itself."""
+    return float(np.sqrt((1 - 1 / num_bins) / num_values))
+
+
+def kld_floor(num_values: int, num_bins: int = NUM_BINS) -> float:
+    """What `kld_to_uniform` is to expect of that many values drawn from the uniform distribution itself."""
+    return (num_bins - 1) / (2 * num_values)
+
+
+def share_in_gap(values: np.ndarray, delta: float = 0.2) -> float:
+    """Share of *all* samples strictly between delta and 1 - delta; NaN, a malformed image, is not in the gap."""
+    values = np.asarray(values, dtype=np.float64)
+    return float(((values > delta) & (values < 1 - delta)).mean())
+
+
+def share_malformed(values: np.ndarray) -> float:
+    """Share of samples whose attribute can't be measured."""
+    return float(np.isnan(values).mean())

@@ -1,0 +1,140 @@
+"""Train the classifiers of noisy images that guide, and complete the pipeline that train_unet.py wrote.
+
+    accelerate launch training/train_classifier.py --recipe training/recipes/circles.yaml
+
+Writes each classifier to `<output_dir>/member-<k>` and the pipeline with all of them to `<output_dir>/pipeline`. An
+interrupted run goes on where it was with `--resume_from_checkpoint latest`, past the members that are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import ClassLabel
+
+from diffusers_multiguidance.diffusion import GaussianDiffusion
+from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+from diffusers_multiguidance.recipe import run_script
+from diffusers_multiguidance.trainer import (
+    Batch,
+    add_training_arguments,
+    check_training_arguments,
+    create_accelerator,
+    image_channels,
+    load_training_set,
+    train,
+    with_tensors,
+    write_record,
+)
+
+
+def create_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_training_arguments(parser)
+    parser.set_defaults(learning_rate=3e-4, max_train_steps=150_000, use_ema=False)
+    parser.add_argument("--pipeline", type=Path, help="Pipeline folder that train_unet.py wrote.")
+    parser.add_argument("--attributes", nargs="+", help="Label columns to classify.")
+    parser.add_argument("--num_classifiers", type=int, default=1, help="Members of the set, seeds --seed and up.")
+    parser.add_argument("--label_smoothing", type=float, default=0.0)
+    parser.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 256, 384, 512])
+    parser.add_argument("--attention_resolutions", type=int, nargs="*", default=[32, 16, 8])
+    parser.add_argument("--layers_per_block", type=int, default=2)
+    parser.add_argument("--norm_num_groups", type=int, default=32)
+    parser.add_argument("--attention_head_dim", type=int, default=64)
+    parser.add_argument("--guidance_scale", type=float, default=60.0, help="Default of the finished pipeline.")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    check_training_arguments(args)
+    if args.pipeline is None or not args.attributes:
+        raise ValueError(
+            "`--pipeline` and `--attributes` are needed; expected a folder and the names of label columns."
+        )
+    if args.num_classifiers < 1:
+        raise ValueError(f"`--num_classifiers` is {args.num_classifiers}; expected at least 1.")
+    if not 0 <= args.label_smoothing < 1:
+        raise ValueError(f"`--label_smoothing` is {args.label_smoothing}; expected a number from 0 to below 1.")
+    accelerator = create_accelerator(args)
+    unguided = MultiGuidanceDDPMPipeline.from_pretrained(args.pipeline)
+    diffusion = GaussianDiffusion.from_scheduler(unguided.scheduler)
+    dataset = load_training_set(args)
+    attributes = {}
+    for attribute in args.attributes:
+        feature = dataset.features.get(attribute)
+        if not isinstance(feature, ClassLabel):
+            labels = [name for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)]
+            raise ValueError(f"`--attributes` names {attribute!r}; expected label columns of the data set, {labels}.")
+        attributes[attribute] = feature.names
+
+    def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        images = batch["image"]
+        index = torch.randint(len(diffusion), (len(images),))
+        x_t = diffusion.add_noise(images, torch.randn_like(images), index)
+        logits = model(x_t, diffusion.timesteps[index].to(images.device)).logits
+        losses = {
+            name: F.cross_entropy(logits[name].float(), batch[name], label_smoothing=args.label_smoothing)
+            for name in attributes
+        }
+        accuracy = {
+            f"accuracy_{name}": (logits[name].argmax(dim=1) == batch[name]).float().mean() for name in attributes
+        }
+        return {"loss": sum(losses.values(), torch.zeros(())), **accuracy}
+
+    members = []
+    for number in range(args.num_classifiers):
+        output_dir = args.output_dir / f"member-{number}"
+        if args.resume_from_checkpoint and (output_dir / "config.json").exists():
+            members.append(NoisyClassifier.from_pretrained(output_dir))
+            continue
+        torch.manual_seed(args.seed + number)
+        classifier = NoisyClassifier(
+            attributes,
+            args.resolution,
+            image_channels(dataset),
+            args.block_out_channels,
+            args.attention_resolutions,
+            args.layers_per_block,
+            args.norm_num_groups,
+            args.attention_head_dim,
+        )
+        classifier, record = train(
+            accelerator,
+            classifier,
+            with_tensors(dataset, args.resolution, list(attributes)),
+            compute_loss,
+            args,
+            output_dir,
+            f"classifier {number + 1}/{args.num_classifiers}",
+            args.seed + number,
+        )
+        members.append(classifier.cpu().to(memory_format=torch.contiguous_format))
+        if accelerator.is_main_process:
+            with replace_folder(output_dir) as folder:
+                members[-1].save_pretrained(folder)
+                write_record(folder, record, args)
+        accelerator.wait_for_everyone()
+
+    if accelerator.is_main_process:
+        pipeline = MultiGuidanceDDPMPipeline(
+            unguided.unet,
+            NoisyClassifierSet.from_members(members),
+            unguided.scheduler,
+            unguided.config["default_num_inference_steps"],
+            args.guidance_scale,
+        )
+        with replace_folder(args.output_dir / "pipeline") as folder:
+            pipeline.save_pretrained(folder)
+        if args.push_to_hub:
+            pipeline.push_to_hub(args.hub_model_id or args.output_dir.name)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run_script(main, create_parser(), section="train_classifier")
