@@ -1,0 +1,71 @@
+"""Share of samples in the gap: unguided, one classifier at a time, and the shipped set.
+
+    python benchmarks/interpolation.py pipelines/circles --attribute position --out runs/benchmarks/circles
+    python benchmarks/interpolation.py pipelines/digits --attribute thickness --num-images 500 --out runs/benchmarks/digits
+
+Writes `interpolation.json`, a report (figures, histogram, grid) per row, and `histogram.png` over all rows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from matplotlib import pyplot as plt
+
+from diffusers_multiguidance.cli import load_pipeline
+from diffusers_multiguidance.evaluation.attributes import CirclePosition, StrokeThickness
+from diffusers_multiguidance.evaluation.report import draw_histogram, write_report
+from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.generate import generate
+from diffusers_multiguidance.models import NoisyClassifierSet
+
+
+def main(
+    pipeline: Path,
+    out: Annotated[Path, typer.Option()],
+    attribute: Annotated[str, typer.Option()],
+    num_images: Annotated[int, typer.Option()] = 1000,
+    num_classifiers: Annotated[int, typer.Option(help="How many single members to measure.")] = 5,
+    target: Annotated[float, typer.Option()] = 0.5,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    loaded = load_pipeline(pipeline)
+    classifiers = loaded.classifiers
+    measure = {"position": CirclePosition, "thickness": StrokeThickness}[attribute]()
+    # The single classifiers are the set's members, which differ in nothing but their seed.
+    rows: dict[str, Any] = {"unguided": None, "set": classifiers}
+    for number, member in enumerate(classifiers.members[:num_classifiers]):
+        rows[f"classifier {number}"] = NoisyClassifierSet.from_members([member])
+
+    results: dict[str, Any] = {}
+    values = {}
+    for name, guides in rows.items():
+        loaded.classifiers = guides or classifiers
+        started = time.monotonic()
+        call = {"target": {attribute: target}} if guides else {}
+        images = generate(loaded, num_images, seed, description=name, **call)
+        seconds = time.monotonic() - started
+        values[name] = measure(images)
+        with add_to_folder(out / name.replace(" ", "-")) as folder:
+            results[name] = {**write_report(images, values[name], attribute, folder), "seconds": round(seconds, 1)}
+            np.savez_compressed(folder / "images.npz", images=images)
+        print(name, results[name])
+    singles = [result for name, result in results.items() if name.startswith("classifier")]
+    for figure in ("share_in_gap", "share_malformed"):
+        shares = [single[figure] for single in singles]
+        results[f"one classifier, {figure}, mean"] = float(np.mean(shares))
+        results[f"one classifier, {figure}, standard deviation"] = float(np.std(shares, ddof=1)) if shares[1:] else None
+    with add_to_folder(out) as folder:
+        (folder / "interpolation.json").write_text(json.dumps(results, indent=2) + "\n")
+        chart, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        draw_histogram(axes, {name: values[name] for name in ("unguided", "set")}, attribute)
+        chart.savefig(folder / "histogram.png", dpi=120)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,69 @@
+"""Builders and the filter of extremes."""
+
+import numpy as np
+import pytest
+
+from diffusers_multiguidance.data.circles import circles, draw_circle, position
+from diffusers_multiguidance.data.digits import THICKNESS_QUANTILES, digits, stroke_thickness, thickness_factor
+from diffusers_multiguidance.data.extremes import keep_extremes
+
+
+def test_circle_has_thirteen_pixels_around_its_centre():
+    image = draw_circle(7, 20, 64)
+    assert image.shape == (64, 64)
+    assert set(np.unique(image)) == {0, 255}
+    rows, columns = np.nonzero(image)
+    assert len(rows) == 13
+    assert (columns.mean(), rows.mean()) == (7, 20)
+
+
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_circles_cover_the_range_and_repeat_from_a_seed(resolution):
+    dataset = circles(2000, resolution, seed=3)
+    z = np.array(dataset["factor_position"])
+    assert z.min() == 0
+    assert z.max() == 1
+    assert np.array_equal(np.array(dataset["position"]), (z > 0.5).astype(int))
+    assert dataset.features["position"].names == ["left", "right"]
+    assert dataset[5]["image"].size == (resolution, resolution)
+    columns = np.nonzero(np.array(dataset[5]["image"]))[1]
+    assert position(columns.mean(), resolution) == pytest.approx(z[5])
+    assert circles(2000, resolution, seed=3)["factor_position"] == dataset["factor_position"]
+
+
+def test_extremes_leave_the_middle_empty_and_say_so():
+    extremes, provenance = keep_extremes(circles(2000, 32), "position", delta=0.2)
+    z = np.array(extremes["factor_position"])
+    assert ((z <= 0.2) | (z >= 0.8)).all()
+    assert provenance["num_low"] + provenance["num_high"] == len(extremes)
+    assert provenance["widest_gap"] == pytest.approx([5 / 27, 22 / 27])
+    assert set(np.array(extremes["source_index"])) <= set(range(2000))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "delta", "message"),
+    [("size", 0.2, "`attribute` is 'size'; expected"), ("position", 0.5, "`delta` is 0.5; expected")],
+)
+def test_extremes_refuse_wrong_arguments(attribute, delta, message):
+    with pytest.raises(ValueError, match=message):
+        keep_extremes(circles(10, 32), attribute, delta)
+
+
+def test_stroke_thickness_of_known_bars():
+    """A long bar of width w: its skeleton runs down the middle, w / 2 from either side."""
+    for width in (2, 4, 6):
+        image = np.zeros((32, 32), np.uint8)
+        image[4:28, 10 : 10 + width] = 255
+        assert stroke_thickness(image) == pytest.approx(width, abs=0.35)
+    assert np.isnan(stroke_thickness(np.zeros((32, 32), np.uint8)))
+
+
+def test_digits_are_the_real_ones():
+    dataset = digits()
+    assert len(dataset) == 5000
+    assert np.bincount(dataset["digit"]).tolist() == [500] * 10
+    assert dataset[0]["image"].size == (32, 32)
+    factor = np.array(dataset["factor_thickness"])
+    # The factor is a share of these very digits, so it is uniform on them.
+    np.testing.assert_allclose(np.quantile(factor, np.linspace(0, 1, 21)), np.linspace(0, 1, 21), atol=2e-3)
+    assert thickness_factor(THICKNESS_QUANTILES[10]) == pytest.approx(0.5)

@@ -1,0 +1,214 @@
+"""Real runs of the training scripts through `accelerate launch`, on tiny networks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import load_from_disk
+from safetensors.torch import load_file
+
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+from diffusers_multiguidance.recipe import parse_arguments
+from diffusers_multiguidance.trainer import RunSampler, find_checkpoints
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"norm_num_groups": 4, "attention_head_dim": 8, "layers_per_block": 1, "block_out_channels": [8, 8]}
+COMMON = {"resolution": 16, "train_batch_size": 4, "max_train_steps": 6, "learning_rate": 1e-3}
+
+
+def launch(script: str, *flags: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run a training script as its users do."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
+    command += [str(ROOT / "training" / script), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe whose data set is built and whose outputs go to one temporary folder."""
+    folder = tmp_path_factory.mktemp("run")
+    sections = {
+        "build_dataset": {
+            "dataset": "circles",
+            "num_images": 200,
+            "resolution": 16,
+            "extremes": "position",
+            "output_dir": str(folder / "data"),
+        },
+        "train_unet": {
+            **COMMON,
+            **SMALL,
+            "train_data_dir": str(folder / "data"),
+            "output_dir": str(folder / "unet"),
+            "attention_resolutions": [8],
+            "lr_scheduler": "cosine",
+            "lr_warmup_steps": 2,
+            "ddpm_num_steps": 50,
+            "ddpm_num_inference_steps": 2,
+            "checkpointing_steps": 2,
+            "save_images_steps": 3,
+        },
+        "train_classifier": {
+            **COMMON,
+            **SMALL,
+            "train_data_dir": str(folder / "data"),
+            "pipeline": str(folder / "unet" / "pipeline"),
+            "output_dir": str(folder / "classifiers"),
+            "attributes": ["position"],
+            "num_classifiers": 2,
+        },
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    command = [sys.executable, str(ROOT / "training" / "build_dataset.py"), "--recipe", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "diffusion_pytorch_model.safetensors")
+
+
+def test_from_data_set_to_guided_pipeline(recipe):
+    folder = recipe.parent
+    dataset = load_from_disk(folder / "data")
+    assert {"image", "position", "factor_position", "source_index"} <= set(dataset.column_names)
+    assert json.loads((folder / "data" / "provenance.json").read_text())["num_source_images"] == 200
+
+    result = launch("train_unet.py", "--recipe", recipe)
+    assert result.returncode == 0, result.stderr
+    assert "6/6" in result.stderr, "a progress bar runs all along"
+    assert [path.name for path in find_checkpoints(folder / "unet")] == ["checkpoint-2", "checkpoint-4"]
+    assert sorted(path.name for path in (folder / "unet" / "samples").iterdir()) == ["step-000003.png", "step-000006.png"]
+    record = json.loads((folder / "unet" / "pipeline" / "unet" / "training.json").read_text())
+    assert record["max_train_steps"] == 6
+    assert record["flags"]["learning_rate"] == 1e-3
+    assert record["seconds"] > 0
+
+    result = launch("train_classifier.py", "--recipe", recipe)
+    assert result.returncode == 0, result.stderr
+    pipeline = MultiGuidanceDDPMPipeline.from_pretrained(folder / "classifiers" / "pipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.attributes == {"position": ["left", "right"]}
+    assert len(pipeline.classifiers.members) == 2
+    assert len(pipeline(3, target={"position": 0.5}).images) == 3
+    first, second = (weights(folder / "classifiers" / f"member-{number}") for number in (0, 1))
+    assert not torch.equal(first["conv_in.weight"], second["conv_in.weight"])
+
+    # Members that are done are not trained again.
+    result = launch("train_classifier.py", "--recipe", recipe, "--resume_from_checkpoint", "latest")
+    assert result.returncode == 0, result.stderr
+    assert "classifier 1/2" not in result.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_interrupted_and_resumed_is_as_never_stopped(recipe, processes, tmp_path):
+    """Also under gradient accumulation and with two processes; the schedule counts optimizer steps."""
+    flags = ["--recipe", recipe, "--gradient_accumulation_steps", 2, "--output_dir"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert launch("train_unet.py", *flags, whole, processes=processes).returncode == 0
+
+    interrupted = subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
+        + [str(ROOT / "training" / "train_unet.py"), *map(str, flags), str(parts)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not (parts / "checkpoint-2").exists():
+        assert interrupted.poll() is None
+        time.sleep(0.02)
+    os.killpg(interrupted.pid, signal.SIGKILL)
+    interrupted.wait()
+    assert not (parts / "pipeline").exists()
+
+    result = launch("train_unet.py", *flags, parts, processes=processes)
+    assert result.returncode == 2
+    assert "holds checkpoint" in result.stderr
+    result = launch("train_unet.py", *flags, parts, "--resume_from_checkpoint", "latest", processes=processes)
+    assert result.returncode == 0, result.stderr
+    expected, resumed = weights(whole / "pipeline" / "unet"), weights(parts / "pipeline" / "unet")
+    for name, value in expected.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-7, msg=name)
+
+
+def test_two_processes_see_twice_the_images(recipe, tmp_path):
+    assert launch("train_unet.py", "--recipe", recipe, "--output_dir", tmp_path / "two", processes=2).returncode == 0
+    record = json.loads((tmp_path / "two" / "pipeline" / "unet" / "training.json").read_text())
+    assert record["images_per_step"] == 8
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("train_unet.py", ["--learning_rate", -1], "`--learning_rate` is -1.0; expected"),
+        ("train_unet.py", ["--train_batch_size", 0], "`--train_batch_size` is 0; expected"),
+        ("train_unet.py", ["--train_data_dir", "nowhere"], "`--train_data_dir` is 'nowhere'; expected"),
+        ("train_unet.py", ["--resume_from_checkpoint", "nowhere"], "`--resume_from_checkpoint` is 'nowhere'; expected"),
+        ("train_classifier.py", ["--attributes", "size"], "`--attributes` names 'size'; expected"),
+        ("train_classifier.py", ["--pipeline", "nowhere"], "`pretrained_model_name_or_path` 'nowhere'"),
+        ("build_dataset.py", ["--delta", 0.9], "`delta` is 0.9; expected"),
+    ],
+)
+def test_wrong_flags_end_in_one_sentence(recipe, script, flags, message, tmp_path):
+    command = [sys.executable, str(ROOT / "training" / script), "--recipe", str(recipe)]
+    command += ["--output_dir", str(tmp_path / "out"), *map(str, flags)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def parse(recipe_text: str, tmp_path: Path, *argv: str):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--learning_rate", type=float, default=1.0)
+    parser.add_argument("--widths", type=int, nargs="+", default=[1])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_text)
+    return parse_arguments(parser, "train", ["--recipe", str(path), *argv])
+
+
+def test_recipe_sets_flags_and_flags_override(tmp_path):
+    args = parse("train: {learning_rate: 1e-4, widths: [8, 16]}", tmp_path)
+    assert (args.learning_rate, args.widths) == (1e-4, [8, 16])
+    assert parse("train: {learning_rate: 1e-4}", tmp_path, "--learning_rate", "0.5").learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {speed: 3}", "`--recipe` sets 'speed' in section 'train'; expected"),
+        ("other: {}", "has no section 'train'; expected"),
+        ("{", "expected valid YAML"),
+    ],
+)
+def test_wrong_recipes(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        parse(text, tmp_path)
+
+
+def test_committed_recipes_set_only_known_flags():
+    sys.path.insert(0, str(ROOT / "training"))
+    recipes = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
+    assert {path.stem for path in recipes} >= {"circles", "digits", "paper_circles", "paper_celeba_smile"}
+    for path in recipes:
+        for section in yaml.safe_load(path.read_text()):
+            parser = __import__(section).create_parser()
+            parse_arguments(parser, section, ["--recipe", str(path)])
+
+
+def test_sampler_goes_on_where_it_stopped_and_visits_every_image_once_an_epoch():
+    whole = list(RunSampler(10, seed=1, start=0, stop=30))
+    assert [sorted(whole[start : start + 10]) for start in (0, 10, 20)] == [list(range(10))] * 3
+    assert whole[:10] != whole[10:20]
+    assert list(RunSampler(10, seed=1, start=17, stop=30)) == whole[17:]
