@@ -170,5 +170,5 @@ def test_committed_pipelines_load_both_ways(committed, tmp_path):
 def test_committed_code_is_that_of_the_package(committed, tmp_path):
     pipeline = MultiGuidanceDDPMPipeline.from_pretrained(committed)
     pipeline.save_pretrained(tmp_path)
-    for name in ("pipeline.py", "classifiers/noisy_classifier.py", "model_index.json"):
-        assert (committed / name).read_text() == (tmp_path / name).read_text(), "run benchmarks/refresh or save again"
+    for name in ("pipeline.py", "classifiers/noisy_classifier.py"):
+        assert (committed / name).read_text() == (tmp_path / name).read_text(), "save the pipeline again"
