@@ -1,7 +1,7 @@
 """Share of samples in the gap: unguided, one classifier at a time, and the shipped set.
 
     python benchmarks/interpolation.py pipelines/circles --attribute position --out runs/benchmarks/circles
-    python benchmarks/interpolation.py pipelines/digits --attribute thickness --num-images 500 --out runs/benchmarks/digits
+    python benchmarks/interpolation.py pipelines/digits --attribute thickness --num-images 500 --out runs/digits-rows
 
 Writes `interpolation.json`, a report (figures, histogram, grid) per row, and `histogram.png` over all rows.
 """
@@ -61,7 +61,9 @@ def main(
     for figure in ("share_in_gap", "share_malformed"):
         shares = [single[figure] for single in singles]
         results[f"one classifier, {figure}, mean"] = float(np.mean(shares))
-        results[f"one classifier, {figure}, standard deviation"] = float(np.std(shares, ddof=1)) if shares[1:] else None
+        results[f"one classifier, {figure}, standard deviation"] = (
+            float(np.std(shares, ddof=1)) if shares[1:] else None
+        )
     with add_to_folder(out) as folder:
         (folder / "interpolation.json").write_text(json.dumps(results, indent=2) + "\n")
         chart, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")

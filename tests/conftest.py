@@ -41,6 +41,6 @@ def tiny_pipeline(attributes: dict[str, list[str]] | None = None, **scheduler_co
     return pipeline
 
 
-@pytest.fixture()
+@pytest.fixture
 def pipeline() -> MultiGuidanceDDPMPipeline:
     return tiny_pipeline()

@@ -50,11 +50,11 @@ def test_extremes_refuse_wrong_arguments(attribute, delta, message):
 
 
 def test_stroke_thickness_of_known_bars():
-    """A long bar of width w: its skeleton runs down the middle, w / 2 from either side."""
+    """A long bar of width w: its skeleton runs down the middle, w / 2 from either side, and blurred by upsampling."""
     for width in (2, 4, 6):
         image = np.zeros((32, 32), np.uint8)
         image[4:28, 10 : 10 + width] = 255
-        assert stroke_thickness(image) == pytest.approx(width, abs=0.35)
+        assert stroke_thickness(image) == pytest.approx(width, abs=0.5)
     assert np.isnan(stroke_thickness(np.zeros((32, 32), np.uint8)))
 
 

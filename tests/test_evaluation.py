@@ -43,7 +43,7 @@ def test_stroke_thickness_is_a_share_of_real_digits():
     for number, width in enumerate((2, 4)):
         images[number, 4:28, 10 : 10 + width] = 255
     thin, thick, empty = StrokeThickness()(images)
-    assert 0 < thin < 0.4 < 0.9 < thick <= 1
+    assert 0 < thin < 0.5 < 0.9 < thick <= 1
     assert np.isnan(empty)
 
 

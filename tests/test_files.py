@@ -11,9 +11,8 @@ def test_replace_folder(tmp_path):
         with replace_folder(target) as folder:
             (folder / text).write_text(text)
     assert [path.name for path in target.iterdir()] == ["two"]
-    with pytest.raises(RuntimeError), replace_folder(target) as folder:
-        (folder / "three").write_text("half")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), replace_folder(target) as folder:
+        (folder / "three").write_bytes((folder / "missing").read_bytes())
     assert [path.name for path in target.iterdir()] == ["two"]
     assert [path.name for path in target.parent.iterdir()] == ["result"]
 

@@ -50,9 +50,7 @@ def test_set_averages_log_probabilities_of_members_that_share_an_attribute():
     assert classifiers.attributes == {**smiling, **hair}
     x = torch.randn(2, 1, 8, 8)
     logits = classifiers(x, 5).logits
-    mean = (
-        members[0](x, 5).logits["Smiling"].log_softmax(1) + members[1](x, 5).logits["Smiling"].log_softmax(1)
-    ) / 2
+    mean = (members[0](x, 5).logits["Smiling"].log_softmax(1) + members[1](x, 5).logits["Smiling"].log_softmax(1)) / 2
     torch.testing.assert_close(logits["Smiling"], mean)
     torch.testing.assert_close(logits["Hair"], members[2](x, 5).logits["Hair"].log_softmax(1))
 

@@ -1,5 +1,6 @@
 """Real runs of the training scripts through `accelerate launch`, on tiny networks."""
 
+import argparse
 import json
 import os
 import signal
@@ -12,21 +13,32 @@ import pytest
 import torch
 import yaml
 from datasets import load_from_disk
+from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.recipe import parse_arguments
-from diffusers_multiguidance.trainer import RunSampler, find_checkpoints
+from diffusers_multiguidance.trainer import (
+    RunSampler,
+    find_checkpoints,
+    image_channels,
+    load_training_set,
+    with_tensors,
+)
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"norm_num_groups": 4, "attention_head_dim": 8, "layers_per_block": 1, "block_out_channels": [8, 8]}
 COMMON = {"resolution": 16, "train_batch_size": 4, "max_train_steps": 6, "learning_rate": 1e-3}
 
 
+def launch_command(script: str, *flags: object, processes: int = 1) -> list[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
+    return [*command, str(ROOT / "training" / script), *map(str, flags)]
+
+
 def launch(script: str, *flags: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run a training script as its users do."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
-    command += [str(ROOT / "training" / script), *map(str, flags)]
+    command = launch_command(script, *flags, processes=processes)
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
@@ -86,7 +98,10 @@ def test_from_data_set_to_guided_pipeline(recipe):
     assert result.returncode == 0, result.stderr
     assert "6/6" in result.stderr, "a progress bar runs all along"
     assert [path.name for path in find_checkpoints(folder / "unet")] == ["checkpoint-2", "checkpoint-4"]
-    assert sorted(path.name for path in (folder / "unet" / "samples").iterdir()) == ["step-000003.png", "step-000006.png"]
+    assert sorted(path.name for path in (folder / "unet" / "samples").iterdir()) == [
+        "step-000003.png",
+        "step-000006.png",
+    ]
     record = json.loads((folder / "unet" / "pipeline" / "unet" / "training.json").read_text())
     assert record["max_train_steps"] == 6
     assert record["flags"]["learning_rate"] == 1e-3
@@ -116,8 +131,7 @@ def test_interrupted_and_resumed_is_as_never_stopped(recipe, processes, tmp_path
     assert launch("train_unet.py", *flags, whole, processes=processes).returncode == 0
 
     interrupted = subprocess.Popen(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
-        + [str(ROOT / "training" / "train_unet.py"), *map(str, flags), str(parts)],
+        launch_command("train_unet.py", *flags, parts, processes=processes),
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -139,10 +153,24 @@ def test_interrupted_and_resumed_is_as_never_stopped(recipe, processes, tmp_path
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-7, msg=name)
 
 
-def test_two_processes_see_twice_the_images(recipe, tmp_path):
-    assert launch("train_unet.py", "--recipe", recipe, "--output_dir", tmp_path / "two", processes=2).returncode == 0
+def test_two_processes_in_half_precision_with_a_tracker(recipe, tmp_path):
+    flags = ["--mixed_precision", "bf16", "--report_to", "tensorboard", "--output_dir", tmp_path / "two"]
+    result = launch("train_unet.py", "--recipe", recipe, *flags, processes=2)
+    assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "two" / "pipeline" / "unet" / "training.json").read_text())
     assert record["images_per_step"] == 8
+    assert list((tmp_path / "two" / "logs").rglob("events.out.tfevents*"))
+
+
+def test_a_folder_of_images_is_a_training_set(tmp_path):
+    for number, size in enumerate([(20, 30), (40, 16)]):
+        Image.new("RGB", size, (255, 0, 0)).save(tmp_path / f"{number}.png")
+    args = argparse.Namespace(dataset_name=None, train_data_dir=tmp_path)
+    dataset = load_training_set(args)
+    image = with_tensors(dataset, 16, [])[0]["image"]
+    assert image.shape == (image_channels(dataset), 16, 16)
+    assert image[0].min() == 1
+    assert image[1].max() == -1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +179,11 @@ def test_two_processes_see_twice_the_images(recipe, tmp_path):
         ("train_unet.py", ["--learning_rate", -1], "`--learning_rate` is -1.0; expected"),
         ("train_unet.py", ["--train_batch_size", 0], "`--train_batch_size` is 0; expected"),
         ("train_unet.py", ["--train_data_dir", "nowhere"], "`--train_data_dir` is 'nowhere'; expected"),
-        ("train_unet.py", ["--resume_from_checkpoint", "nowhere"], "`--resume_from_checkpoint` is 'nowhere'; expected"),
+        (
+            "train_unet.py",
+            ["--resume_from_checkpoint", "nowhere"],
+            "`--resume_from_checkpoint` is 'nowhere'; expected",
+        ),
         ("train_classifier.py", ["--attributes", "size"], "`--attributes` names 'size'; expected"),
         ("train_classifier.py", ["--pipeline", "nowhere"], "`pretrained_model_name_or_path` 'nowhere'"),
         ("build_dataset.py", ["--delta", 0.9], "`delta` is 0.9; expected"),
@@ -168,8 +200,6 @@ def test_wrong_flags_end_in_one_sentence(recipe, script, flags, message, tmp_pat
 
 
 def parse(recipe_text: str, tmp_path: Path, *argv: str):
-    import argparse
-
     parser = argparse.ArgumentParser()
     parser.add_argument("--learning_rate", type=float, default=1.0)
     parser.add_argument("--widths", type=int, nargs="+", default=[1])

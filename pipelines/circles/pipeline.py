@@ -2,31 +2,378 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+import math
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import ConfigMixin, DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
+from pathlib import Path
 from safetensors import SafetensorError
-
-# --- diffusion.py ---
-
-
-import math
-from dataclasses import dataclass
+from torch import nn
 from typing import Any
 
-import numpy as np
-import torch
 
+# --- single_file ---
+
+def inline_source(path: str | Path) -> str:
+    """Source of the module at `path` after that of the modules it imports relatively, all other imports on top.
+
+    A file without relative imports comes back as it is, so a published file publishes itself.
+    """
+    path = Path(path)
+    source = path.read_text()
+    if not any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in ast.parse(source).body):
+        return source
+    plain: set[str] = set()
+    named: dict[str, set[str]] = {}
+    bodies: dict[Path, str] = {}
+    _collect(path, plain, named, bodies)
+    imports = [f"import {name}" for name in sorted(plain)]
+    imports += [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(named.items())]
+    header = f'"""{ast.get_docstring(ast.parse(source))}"""\n\nfrom __future__ import annotations\n\n'
+    return header + "\n".join(imports) + "\n" + "".join(bodies.values())
+
+
+def _collect(path: Path, plain: set[str], named: dict[str, set[str]], bodies: dict[Path, str]) -> None:
+    """Add a module and those it imports relatively; absolute imports go to `plain` and `named`, the rest is text."""
+    source = path.read_text()
+    lines = source.splitlines()
+    for node in reversed(ast.parse(source).body):
+        if isinstance(node, ast.Import):
+            plain.update(ast.unparse(alias) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level > 0:
+            folder = path.parents[node.level - 1]
+            module = folder.joinpath(*(node.module or "").split(".")).with_suffix(".py").resolve()
+            if module not in bodies:
+                _collect(module, plain, named, bodies)
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            named.setdefault(node.module or "", set()).update(ast.unparse(alias) for alias in node.names)
+        elif not (isinstance(node, ast.ImportFrom) or (node.lineno == 1 and isinstance(node, ast.Expr))):
+            continue
+        del lines[node.lineno - 1 : node.end_lineno]
+    bodies[path] = f"\n\n# --- {path.stem} ---\n\n" + "\n".join(lines).strip() + "\n"
+
+
+# --- noisy_classifier ---
+
+@dataclass
+class NoisyClassifierOutput(BaseOutput):
+    """Logits by attribute, (B, number of classes) each."""
+
+    logits: dict[str, torch.Tensor]
+
+
+class AttentionPool(nn.Module):
+    """Pool a feature map by letting its mean attend to all of its positions (Radford et al. 2021).
+
+    The learned position embedding is what lets the pooled vector know *where* something is.
+    """
+
+    def __init__(self, channels: int, size: int, head_dim: int, out_features: int) -> None:
+        super().__init__()
+        self.heads = channels // head_dim
+        self.positional_embedding = nn.Parameter(torch.randn(size**2 + 1, channels) / channels**0.5)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, out_features)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        tokens = hidden_states.flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1) + self.positional_embedding
+
+        def split(states: torch.Tensor) -> torch.Tensor:
+            return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        pooled = F.scaled_dot_product_attention(
+            split(self.query(tokens[:, :1])), split(self.key(tokens)), split(self.value(tokens))
+        )
+        return self.out(pooled.transpose(1, 2).flatten(1))
+
+
+class NoisyClassifier(ModelMixin, ConfigMixin):
+    """p(y | x_t, t) for any number of attributes: one trunk, one head per attribute (paper, section 2.2).
+
+    Args:
+        attributes: class names by attribute, for example `{"Smiling": ["no", "yes"]}`.
+        sample_size: height and width in pixels.
+        in_channels: image channels.
+        block_out_channels: width per resolution, from full resolution down.
+        attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
+        layers_per_block: residual blocks per resolution.
+        norm_num_groups: groups of the group norms; must divide every width.
+        attention_head_dim: channels per attention head.
+        dropout: dropout within the residual blocks.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        attributes: dict[str, list[str]],
+        sample_size: int = 64,
+        in_channels: int = 3,
+        block_out_channels: tuple[int, ...] = (128, 256, 384, 512),
+        attention_resolutions: tuple[int, ...] = (32, 16, 8),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        attention_head_dim: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        time_embed_dim = 4 * block_out_channels[0]
+        self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=3, padding=1)
+        self.time_proj = Timesteps(block_out_channels[0], flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(block_out_channels[0], time_embed_dim)
+        self.down_blocks = nn.ModuleList()
+        size, width = sample_size, block_out_channels[0]
+        for level, next_width in enumerate(block_out_channels):
+            is_last = level == len(block_out_channels) - 1
+            block = get_down_block(
+                "AttnDownBlock2D" if size in attention_resolutions else "ResnetDownsampleBlock2D",
+                num_layers=layers_per_block,
+                in_channels=width,
+                out_channels=next_width,
+                temb_channels=time_embed_dim,
+                add_downsample=not is_last,
+                downsample_type="resnet",
+                resnet_eps=1e-5,
+                resnet_act_fn="silu",
+                resnet_groups=norm_num_groups,
+                resnet_time_scale_shift="scale_shift",
+                attention_head_dim=attention_head_dim,
+                dropout=dropout,
+            )
+            self.down_blocks.append(block)
+            width = next_width
+            size = size if is_last else size // 2
+        self.mid_block = UNetMidBlock2D(
+            in_channels=width,
+            temb_channels=time_embed_dim,
+            resnet_eps=1e-5,
+            resnet_act_fn="silu",
+            resnet_groups=norm_num_groups,
+            attn_groups=norm_num_groups,
+            resnet_time_scale_shift="scale_shift",
+            attention_head_dim=attention_head_dim,
+            dropout=dropout,
+        )
+        self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-5)
+        num_logits = sum(len(classes) for classes in attributes.values())
+        self.pool = AttentionPool(width, size, attention_head_dim, num_logits)
+
+    @property
+    def attributes(self) -> dict[str, list[str]]:
+        return self.config["attributes"]
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | float | int) -> NoisyClassifierOutput:
+        """Classify noisy images.
+
+        Args:
+            sample: (B, C, H, W) images x_t, scaled like the diffusion's.
+            timestep: one training timestep for all, or (B,).
+        """
+        timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
+        emb = self.time_embedding(self.time_proj(timesteps).to(sample.dtype))
+        hidden_states = self.conv_in(sample)
+        for block in self.down_blocks:
+            hidden_states, _ = block(hidden_states, temb=emb)
+        hidden_states = self.mid_block(hidden_states, emb)
+        logits = self.pool(F.silu(self.norm_out(hidden_states)))
+        sizes = [len(classes) for classes in self.attributes.values()]
+        return NoisyClassifierOutput(dict(zip(self.attributes, logits.split(sizes, dim=1), strict=True)))
+
+
+class NoisyClassifierSet(ModelMixin, ConfigMixin):
+    """Any number of noisy classifiers as one component of a pipeline, with one state dict.
+
+    Members that share an attribute have their log-probabilities averaged; the set's logits are these averages,
+    so that its softmax is the members' normalised geometric mean.
+
+    Args:
+        member_configs: the configuration of each `NoisyClassifier`.
+    """
+
+    @register_to_config
+    def __init__(self, member_configs: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(NoisyClassifier(**config) for config in member_configs)
+        self._attributes: dict[str, list[str]] = {}
+        for config in member_configs:
+            for attribute, classes in config["attributes"].items():
+                if self._attributes.setdefault(attribute, classes) != classes:
+                    raise ValueError(
+                        f"`member_configs` disagree about '{attribute}': {classes} and {self._attributes[attribute]}; "
+                        "expected the same classes in the same order."
+                    )
+
+    @classmethod
+    def from_members(cls, members: list[NoisyClassifier]) -> NoisyClassifierSet:
+        """Join trained classifiers into one set that holds their modules themselves."""
+        configs = [
+            {key: value for key, value in member.config.items() if not key.startswith("_")} for member in members
+        ]
+        classifiers = cls(configs)
+        classifiers.members = nn.ModuleList(members)
+        return classifiers
+
+    @property
+    def attributes(self) -> dict[str, list[str]]:
+        return self._attributes
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | float | int) -> NoisyClassifierOutput:
+        """Classify noisy images; shapes as in `NoisyClassifier.forward`."""
+        log_probs: dict[str, list[torch.Tensor]] = {attribute: [] for attribute in self.attributes}
+        for member in self.members:
+            for attribute, logits in member(sample, timestep).logits.items():
+                log_probs[attribute].append(logits.log_softmax(dim=1))
+        return NoisyClassifierOutput({name: torch.stack(values).mean(0) for name, values in log_probs.items()})
+
+
+# --- guidance ---
+
+Target = float | str | Mapping[str, float]
+
+
+def weights_from_target(
+    attributes: Mapping[str, list[str]], target: Mapping[str, Target] | str, guidance_scale: float, batch_size: int
+) -> dict[str, torch.Tensor]:
+    """Weights lambda = guidance_scale * target.
+
+    Args:
+        attributes: class names by attribute, as the classifiers have them.
+        target: by attribute: a number in [0, 1], 0 the first class and 1 the second; or a share per class, which add
+            up to 1; or "uniform", spread evenly over the batch. "uniform" alone means every attribute.
+        guidance_scale: L, the total weight per attribute.
+        batch_size: number of images B.
+
+    Returns:
+        (B, number of classes) float32 per attribute in `target`.
+    """
+    if not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale) and guidance_scale >= 0):
+        raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
+    if target == "uniform":
+        target = dict.fromkeys(attributes, "uniform")
+    if not isinstance(target, Mapping):
+        raise ValueError(f"`target` is {target!r}; expected a dict by attribute or 'uniform'.")
+    _check_attributes("target", attributes, target)
+    spread = [attribute for attribute, value in target.items() if value == "uniform"]
+    if len(spread) > 2:
+        raise ValueError(f"`target` is 'uniform' for {len(spread)} attributes; expected at most 2.")
+    weights = {}
+    for attribute, value in target.items():
+        classes = attributes[attribute]
+        if isinstance(value, Mapping):
+            _check_classes("target", attribute, classes, value)
+            shares = torch.tensor([float(value.get(name, 0.0)) for name in classes]).repeat(batch_size, 1)
+            if not (bool((shares >= 0).all()) and math.isclose(float(shares[0].sum()), 1, abs_tol=1e-5)):
+                raise ValueError(
+                    f"`target` for '{attribute}' is {dict(value)}; expected shares of at least 0 that sum to 1."
+                )
+        else:
+            if len(classes) != 2:
+                raise ValueError(
+                    f"`target` for '{attribute}' is {value!r}; expected a dict of shares for its classes {classes}."
+                )
+            if value == "uniform":
+                # Stratified along the first attribute; the second follows a golden-ratio lattice: a filled square.
+                image = torch.arange(batch_size, dtype=torch.float64)
+                first = spread.index(attribute) == 0
+                position = (image + 0.5) / batch_size if first else (image * (5**0.5 - 1) / 2 + 0.5) % 1
+            elif isinstance(value, int | float) and 0 <= value <= 1:
+                position = torch.full((batch_size,), float(value))
+            else:
+                raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
+            shares = torch.stack([1 - position, position], dim=1).float()
+        weights[attribute] = guidance_scale * shares
+    return weights
+
+
+def weights_from_classes(
+    attributes: Mapping[str, list[str]], guidance_weights: Mapping[str, Mapping[str, float]], batch_size: int
+) -> dict[str, torch.Tensor]:
+    """Raw weights lambda by attribute and class, classes not named being 0; negative ones extrapolate.
+
+    Returns:
+        (B, number of classes) float32 per attribute in `guidance_weights`.
+    """
+    if not isinstance(guidance_weights, Mapping):
+        raise ValueError(f"`guidance_weights` is {guidance_weights!r}; expected a dict by attribute, then class.")
+    _check_attributes("guidance_weights", attributes, guidance_weights)
+    weights = {}
+    for attribute, by_class in guidance_weights.items():
+        if not isinstance(by_class, Mapping):
+            raise ValueError(f"`guidance_weights` for '{attribute}' is {by_class!r}; expected a dict by class.")
+        _check_classes("guidance_weights", attribute, attributes[attribute], by_class)
+        row = torch.tensor([float(by_class.get(name, 0.0)) for name in attributes[attribute]])
+        weights[attribute] = row.repeat(batch_size, 1)
+    return weights
+
+
+def _check_attributes(argument: str, attributes: Mapping[str, list[str]], given: Mapping[str, Any]) -> None:
+    for attribute in given:
+        if attribute not in attributes:
+            raise ValueError(f"`{argument}` names attribute {attribute!r}; expected one of {list(attributes)}.")
+
+
+def _check_classes(argument: str, attribute: str, classes: list[str], given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name not in classes:
+            raise ValueError(f"`{argument}` names class {name!r} of '{attribute}'; expected one of {classes}.")
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(
+                f"`{argument}` for class '{name}' of '{attribute}' is {value!r}; expected a finite number."
+            )
+
+
+@torch.enable_grad()
+def guidance_gradient(
+    classifiers: Any, x_t: torch.Tensor, timestep: torch.Tensor | int, weights: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """g(x_t, t) = sum over attributes and classes of lambda * grad log p(y | x_t, t), in one forward and backward.
+
+    Evaluated at x_t, as in the paper's experiments, where its text has mu.
+
+    Args:
+        classifiers: a `NoisyClassifierSet` or `NoisyClassifier`.
+        x_t: (B, C, H, W).
+        timestep: the training timestep, one for all or (B,).
+        weights: (B, number of classes) per attribute.
+
+    Returns:
+        (B, C, H, W).
+    """
+    x_t = x_t.detach().requires_grad_()
+    logits = classifiers(x_t, timestep).logits
+    objective = sum((weights[name] * logits[name].log_softmax(dim=1)).sum() for name in weights)
+    return torch.autograd.grad(objective, x_t)[0]
+
+
+def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:
+    """Raise `ValueError` unless the interval is two shares of the steps, in order."""
+    start, end = guidance_interval
+    if not 0 <= start <= end <= 1:
+        raise ValueError(
+            f"`guidance_interval` is {guidance_interval}; expected (start, end) with 0 <= start <= end <= 1."
+        )
+
+
+def is_guided(step: int, num_steps: int, guidance_interval: tuple[float, float]) -> bool:
+    """Whether step number `step` (0 the noisiest) begins within `guidance_interval`, (0, 1) being all steps."""
+    return guidance_interval[0] <= step / num_steps < guidance_interval[1]
+
+
+# --- diffusion ---
 
 @dataclass
 class Moments:
@@ -54,7 +401,7 @@ def noise_schedule(config: Any) -> np.ndarray:
         f = np.cos((grid + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - f[1:] / f[:-1], 0.999)
     raise ValueError(
-        f"`beta_schedule` of the scheduler is {name!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'."
+        f"`beta_schedule` is {name!r} in the scheduler; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'."
     )
 
 
@@ -355,376 +702,9 @@ def discretized_gaussian_log_likelihood(x: torch.Tensor, mean: torch.Tensor, log
     up_to = cdf(inverse_std * (x - mean + 1 / 255))
     inside = torch.where(x < -0.999, up_to, torch.where(x > 0.999, 1 - below, up_to - below))
     return inside.clamp(min=1e-12).log()
-# --- end of diffusion.py ---
-# --- guidance.py ---
 
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-
-Target = float | str | Mapping[str, float]
-
-
-def weights_from_target(
-    attributes: Mapping[str, list[str]], target: Mapping[str, Target] | str, guidance_scale: float, batch_size: int
-) -> dict[str, torch.Tensor]:
-    """Weights lambda = guidance_scale * target.
-
-    Args:
-        attributes: class names by attribute, as the classifiers have them.
-        target: by attribute: a number in [0, 1], 0 the first class and 1 the second; or a share per class, which add
-            up to 1; or "uniform", spread evenly over the batch. "uniform" alone means every attribute.
-        guidance_scale: L, the total weight per attribute.
-        batch_size: number of images B.
-
-    Returns:
-        (B, number of classes) float32 per attribute in `target`.
-    """
-    if not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale) and guidance_scale >= 0):
-        raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
-    if target == "uniform":
-        target = dict.fromkeys(attributes, "uniform")
-    if not isinstance(target, Mapping):
-        raise ValueError(f"`target` is {target!r}; expected a dict by attribute or 'uniform'.")
-    _check_attributes("target", attributes, target)
-    spread = [attribute for attribute, value in target.items() if value == "uniform"]
-    if len(spread) > 2:
-        raise ValueError(f"`target` is 'uniform' for {len(spread)} attributes; expected at most 2.")
-    weights = {}
-    for attribute, value in target.items():
-        classes = attributes[attribute]
-        if isinstance(value, Mapping):
-            _check_classes("target", attribute, classes, value)
-            shares = torch.tensor([float(value.get(name, 0.0)) for name in classes]).repeat(batch_size, 1)
-            if not (bool((shares >= 0).all()) and math.isclose(float(shares[0].sum()), 1, abs_tol=1e-5)):
-                raise ValueError(
-                    f"`target` for '{attribute}' is {dict(value)}; expected shares of at least 0 that sum to 1."
-                )
-        else:
-            if len(classes) != 2:
-                raise ValueError(
-                    f"`target` for '{attribute}' is {value!r}; expected a dict of shares for its classes {classes}."
-                )
-            if value == "uniform":
-                # Stratified along the first attribute; the second follows a golden-ratio lattice: a filled square.
-                image = torch.arange(batch_size, dtype=torch.float64)
-                first = spread.index(attribute) == 0
-                position = (image + 0.5) / batch_size if first else (image * (5**0.5 - 1) / 2 + 0.5) % 1
-            elif isinstance(value, int | float) and 0 <= value <= 1:
-                position = torch.full((batch_size,), float(value))
-            else:
-                raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
-            shares = torch.stack([1 - position, position], dim=1).float()
-        weights[attribute] = guidance_scale * shares
-    return weights
-
-
-def weights_from_classes(
-    attributes: Mapping[str, list[str]], guidance_weights: Mapping[str, Mapping[str, float]], batch_size: int
-) -> dict[str, torch.Tensor]:
-    """Raw weights lambda by attribute and class, classes not named being 0; negative ones extrapolate.
-
-    Returns:
-        (B, number of classes) float32 per attribute in `guidance_weights`.
-    """
-    if not isinstance(guidance_weights, Mapping):
-        raise ValueError(f"`guidance_weights` is {guidance_weights!r}; expected a dict by attribute, then class.")
-    _check_attributes("guidance_weights", attributes, guidance_weights)
-    weights = {}
-    for attribute, by_class in guidance_weights.items():
-        if not isinstance(by_class, Mapping):
-            raise ValueError(f"`guidance_weights` for '{attribute}' is {by_class!r}; expected a dict by class.")
-        _check_classes("guidance_weights", attribute, attributes[attribute], by_class)
-        row = torch.tensor([float(by_class.get(name, 0.0)) for name in attributes[attribute]])
-        weights[attribute] = row.repeat(batch_size, 1)
-    return weights
-
-
-def _check_attributes(argument: str, attributes: Mapping[str, list[str]], given: Mapping[str, Any]) -> None:
-    for attribute in given:
-        if attribute not in attributes:
-            raise ValueError(f"`{argument}` names attribute {attribute!r}; expected one of {list(attributes)}.")
-
-
-def _check_classes(argument: str, attribute: str, classes: list[str], given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if name not in classes:
-            raise ValueError(f"`{argument}` names class {name!r} of '{attribute}'; expected one of {classes}.")
-        if not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ValueError(
-                f"`{argument}` for class '{name}' of '{attribute}' is {value!r}; expected a finite number."
-            )
-
-
-@torch.enable_grad()
-def guidance_gradient(
-    classifiers: Any, x_t: torch.Tensor, timestep: torch.Tensor | int, weights: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    """g(x_t, t) = sum over attributes and classes of lambda * grad log p(y | x_t, t), in one forward and backward.
-
-    Evaluated at x_t, as in the paper's experiments, where its text has mu.
-
-    Args:
-        classifiers: a `NoisyClassifierSet` or `NoisyClassifier`.
-        x_t: (B, C, H, W).
-        timestep: the training timestep, one for all or (B,).
-        weights: (B, number of classes) per attribute.
-
-    Returns:
-        (B, C, H, W).
-    """
-    x_t = x_t.detach().requires_grad_()
-    logits = classifiers(x_t, timestep).logits
-    objective = sum((weights[name] * logits[name].log_softmax(dim=1)).sum() for name in weights)
-    return torch.autograd.grad(objective, x_t)[0]
-
-
-def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:
-    """Raise `ValueError` unless the interval is two shares of the steps, in order."""
-    start, end = guidance_interval
-    if not 0 <= start <= end <= 1:
-        raise ValueError(
-            f"`guidance_interval` is {guidance_interval}; expected (start, end) with 0 <= start <= end <= 1."
-        )
-
-
-def is_guided(step: int, num_steps: int, guidance_interval: tuple[float, float]) -> bool:
-    """Whether step number `step` (0 the noisiest) begins within `guidance_interval`, (0, 1) being all steps."""
-    return guidance_interval[0] <= step / num_steps < guidance_interval[1]
-# --- end of guidance.py ---
-# --- noisy_classifier.py ---
-
-
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
-from diffusers.utils import BaseOutput
-from torch import nn
-
-
-@dataclass
-class NoisyClassifierOutput(BaseOutput):
-    """Logits by attribute, (B, number of classes) each."""
-
-    logits: dict[str, torch.Tensor]
-
-
-class AttentionPool(nn.Module):
-    """Pool a feature map by letting its mean attend to all of its positions (Radford et al. 2021).
-
-    The learned position embedding is what lets the pooled vector know *where* something is.
-    """
-
-    def __init__(self, channels: int, size: int, head_dim: int, out_features: int) -> None:
-        super().__init__()
-        self.heads = channels // head_dim
-        self.positional_embedding = nn.Parameter(torch.randn(size**2 + 1, channels) / channels**0.5)
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, out_features)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        tokens = hidden_states.flatten(2).transpose(1, 2)
-        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1) + self.positional_embedding
-
-        def split(states: torch.Tensor) -> torch.Tensor:
-            return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        pooled = F.scaled_dot_product_attention(
-            split(self.query(tokens[:, :1])), split(self.key(tokens)), split(self.value(tokens))
-        )
-        return self.out(pooled.transpose(1, 2).flatten(1))
-
-
-class NoisyClassifier(ModelMixin, ConfigMixin):
-    """p(y | x_t, t) for any number of attributes: one trunk, one head per attribute (paper, section 2.2).
-
-    Args:
-        attributes: class names by attribute, for example `{"Smiling": ["no", "yes"]}`.
-        sample_size: height and width in pixels.
-        in_channels: image channels.
-        block_out_channels: width per resolution, from full resolution down.
-        attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
-        layers_per_block: residual blocks per resolution.
-        norm_num_groups: groups of the group norms; must divide every width.
-        attention_head_dim: channels per attention head.
-        dropout: dropout within the residual blocks.
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        attributes: dict[str, list[str]],
-        sample_size: int = 64,
-        in_channels: int = 3,
-        block_out_channels: tuple[int, ...] = (128, 256, 384, 512),
-        attention_resolutions: tuple[int, ...] = (32, 16, 8),
-        layers_per_block: int = 2,
-        norm_num_groups: int = 32,
-        attention_head_dim: int = 64,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        time_embed_dim = 4 * block_out_channels[0]
-        self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=3, padding=1)
-        self.time_proj = Timesteps(block_out_channels[0], flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.time_embedding = TimestepEmbedding(block_out_channels[0], time_embed_dim)
-        self.down_blocks = nn.ModuleList()
-        size, width = sample_size, block_out_channels[0]
-        for level, next_width in enumerate(block_out_channels):
-            is_last = level == len(block_out_channels) - 1
-            block = get_down_block(
-                "AttnDownBlock2D" if size in attention_resolutions else "ResnetDownsampleBlock2D",
-                num_layers=layers_per_block,
-                in_channels=width,
-                out_channels=next_width,
-                temb_channels=time_embed_dim,
-                add_downsample=not is_last,
-                downsample_type="resnet",
-                resnet_eps=1e-5,
-                resnet_act_fn="silu",
-                resnet_groups=norm_num_groups,
-                resnet_time_scale_shift="scale_shift",
-                attention_head_dim=attention_head_dim,
-                dropout=dropout,
-            )
-            self.down_blocks.append(block)
-            width = next_width
-            size = size if is_last else size // 2
-        self.mid_block = UNetMidBlock2D(
-            in_channels=width,
-            temb_channels=time_embed_dim,
-            resnet_eps=1e-5,
-            resnet_act_fn="silu",
-            resnet_groups=norm_num_groups,
-            attn_groups=norm_num_groups,
-            resnet_time_scale_shift="scale_shift",
-            attention_head_dim=attention_head_dim,
-            dropout=dropout,
-        )
-        self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-5)
-        num_logits = sum(len(classes) for classes in attributes.values())
-        self.pool = AttentionPool(width, size, attention_head_dim, num_logits)
-
-    @property
-    def attributes(self) -> dict[str, list[str]]:
-        return self.config["attributes"]
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | float | int) -> NoisyClassifierOutput:
-        """Classify noisy images.
-
-        Args:
-            sample: (B, C, H, W) images x_t, scaled like the diffusion's.
-            timestep: one training timestep for all, or (B,).
-        """
-        timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
-        emb = self.time_embedding(self.time_proj(timesteps).to(sample.dtype))
-        hidden_states = self.conv_in(sample)
-        for block in self.down_blocks:
-            hidden_states, _ = block(hidden_states, temb=emb)
-        hidden_states = self.mid_block(hidden_states, emb)
-        logits = self.pool(F.silu(self.norm_out(hidden_states)))
-        sizes = [len(classes) for classes in self.attributes.values()]
-        return NoisyClassifierOutput(dict(zip(self.attributes, logits.split(sizes, dim=1), strict=True)))
-
-
-class NoisyClassifierSet(ModelMixin, ConfigMixin):
-    """Any number of noisy classifiers as one component of a pipeline, with one state dict.
-
-    Members that share an attribute have their log-probabilities averaged; the set's logits are these averages,
-    so that its softmax is the members' normalised geometric mean.
-
-    Args:
-        member_configs: the configuration of each `NoisyClassifier`.
-    """
-
-    @register_to_config
-    def __init__(self, member_configs: list[dict[str, Any]]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(NoisyClassifier(**config) for config in member_configs)
-        self._attributes: dict[str, list[str]] = {}
-        for config in member_configs:
-            for attribute, classes in config["attributes"].items():
-                if self._attributes.setdefault(attribute, classes) != classes:
-                    raise ValueError(
-                        f"`member_configs` disagree about '{attribute}': {classes} and {self._attributes[attribute]}; "
-                        "expected the same classes in the same order."
-                    )
-
-    @classmethod
-    def from_members(cls, members: list[NoisyClassifier]) -> NoisyClassifierSet:
-        """Join trained classifiers into one set that holds their modules themselves."""
-        configs = [
-            {key: value for key, value in member.config.items() if not key.startswith("_")} for member in members
-        ]
-        classifiers = cls(configs)
-        classifiers.members = nn.ModuleList(members)
-        return classifiers
-
-    @property
-    def attributes(self) -> dict[str, list[str]]:
-        return self._attributes
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | float | int) -> NoisyClassifierOutput:
-        """Classify noisy images; shapes as in `NoisyClassifier.forward`."""
-        log_probs: dict[str, list[torch.Tensor]] = {attribute: [] for attribute in self.attributes}
-        for member in self.members:
-            for attribute, logits in member(sample, timestep).logits.items():
-                log_probs[attribute].append(logits.log_softmax(dim=1))
-        return NoisyClassifierOutput({name: torch.stack(values).mean(0) for name, values in log_probs.items()})
-# --- end of noisy_classifier.py ---
-# --- single_file.py ---
-
-
-import ast
-from pathlib import Path
-
-
-def inline_source(path: str | Path) -> str:
-    """Source of the module at `path` with its relative imports replaced by what they import.
-
-    A file without relative imports comes back as it is, so a published file publishes itself.
-    """
-    return _inline(Path(path), set())
-
-
-def _inline(path: Path, seen: set[Path]) -> str:
-    source = path.read_text()
-    lines = source.splitlines()
-    for node in reversed(ast.parse(source).body):
-        if isinstance(node, ast.ImportFrom) and node.level > 0:
-            if any(alias.asname for alias in node.names):
-                raise ValueError(f"`path` {path} renames what it imports in line {node.lineno}; expected plain names.")
-            folder = path.parents[node.level - 1]
-            module = folder.joinpath(*(node.module or "").split(".")).with_suffix(".py").resolve()
-            lines[node.lineno - 1 : node.end_lineno] = _body(module, seen)
-    return "\n".join(lines) + "\n"
-
-
-def _body(module: Path, seen: set[Path]) -> list[str]:
-    """Lines of an inlined module without its docstring and `__future__` imports, which only open a file."""
-    if module in seen:
-        return []
-    seen.add(module)
-    source = _inline(module, seen)
-    lines = source.splitlines()
-    for node in reversed(ast.parse(source).body):
-        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        is_future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
-        if is_docstring or is_future:
-            del lines[node.lineno - 1 : node.end_lineno]
-    return [f"# --- {module.stem}.py ---", *lines, f"# --- end of {module.stem}.py ---"]
-# --- end of single_file.py ---
+# --- multiguidance_ddpm ---
 
 # What `model_index.json` may name, by component: nothing else is ever imported or loaded.
 COMPONENT_CLASSES = {
@@ -901,7 +881,11 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             index["classifiers"] = ["noisy_classifier", "NoisyClassifierSet"]
             code = Path(inspect.getfile(type(self.classifiers))).read_text()
             (folder / "classifiers" / "noisy_classifier.py").write_text(code)
-        (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
+        configs = {folder / self.config_name: index}
+        configs |= {path: json.loads(path.read_text()) for path in folder.glob("*/config.json")}
+        for path, config in configs.items():
+            config.pop("_name_or_path", None)  # where it once lay is nobody's business
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:

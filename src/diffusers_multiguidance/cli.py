@@ -30,20 +30,22 @@ def main() -> None:
     except ValueError as error:
         print(f"multiguidance: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(f'multiguidance: {error}; expected `pip install "diffusers-multiguidance[eval]"`.', file=sys.stderr)
+        sys.exit(2)
 
 
 @app.command()
 def demo(out: OutFolder = Path("demo")) -> None:
     """Draw circles from a model that saw only the left and the right: without and with multi-guidance."""
+    from .evaluation.attributes import CirclePosition
     from .evaluation.demo import write_demo
+    from .generate import generate
 
     folder = Path(__file__).parents[2] / "pipelines" / "circles"
     if not folder.is_dir():
         raise ValueError(f"`demo` found no {folder}; expected the package to be installed from a clone, with `-e`.")
     pipeline = load_pipeline(folder)
-    from .evaluation.attributes import CirclePosition
-    from .generate import generate
-
     images = {
         "unguided": generate(pipeline, 64, description="unguided"),
         "multi-guidance": generate(pipeline, 64, description="multi-guidance", target={"position": 0.5}),
@@ -69,9 +71,8 @@ def sample(
     sampler: Annotated[str, typer.Option(help="ddpm or ddim.")] = "ddpm",
 ) -> None:
     """Draw images; without --target the plain, unguided ones."""
-    from .evaluation.report import to_pil
     from .generate import generate
-    from .images import image_grid
+    from .images import image_grid, to_pil
 
     call: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
@@ -110,7 +111,7 @@ def evaluate(
     from .evaluation.attributes import CirclePosition, StrokeThickness
     from .evaluation.report import write_report
 
-    measures = {"position": CirclePosition(), "thickness": StrokeThickness()}
+    measures: dict[str, Any] = {"position": CirclePosition(), "thickness": StrokeThickness()}
     if attribute not in measures:
         raise ValueError(f"`--attribute` is {attribute!r}; expected one of {list(measures)}.")
     images = read_images(samples / "images.npz")

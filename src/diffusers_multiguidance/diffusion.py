@@ -43,7 +43,7 @@ def noise_schedule(config: Any) -> np.ndarray:
         f = np.cos((grid + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - f[1:] / f[:-1], 0.999)
     raise ValueError(
-        f"`beta_schedule` of the scheduler is {name!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'."
+        f"`beta_schedule` is {name!r} in the scheduler; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'."
     )
 
 

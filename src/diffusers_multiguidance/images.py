@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
+
+
+def to_pil(images: np.ndarray) -> list[Image.Image]:
+    """(N, H, W, C) uint8 as PIL images, grey for C = 1."""
+    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in images]
 
 
 def image_grid(images: Sequence[Image.Image], columns: int = 16, zoom: int = 2, gap: int = 1) -> Image.Image:

@@ -255,6 +255,8 @@ def train(
         DataLoader(dataset, args.train_batch_size, sampler=sampler, num_workers=args.dataloader_num_workers)
     )
 
+    simple = {name: value for name, value in vars(args).items() if isinstance(value, int | float | str)}
+    accelerator.init_trackers(output_dir.name, config=simple)
     bar = tqdm(
         total=args.max_train_steps,
         initial=progress.step,

@@ -35,7 +35,7 @@ def stroke_thickness(image: np.ndarray) -> float:
 
 def thickness_factor(thickness: np.ndarray | float) -> np.ndarray:
     """The share of the real digits that are thinner: 0 the thinnest, 0.5 the median, 1 the thickest."""
-    return np.interp(thickness, THICKNESS_QUANTILES, np.linspace(0, 1, len(THICKNESS_QUANTILES)))
+    return np.asarray(np.interp(thickness, THICKNESS_QUANTILES, np.linspace(0, 1, len(THICKNESS_QUANTILES))))
 
 
 def digits() -> Dataset:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ..images import image_grid
-from .report import draw_histogram, summarize, to_pil
+from ..images import image_grid, to_pil
+from .report import draw_histogram, summarize
 
 
 def write_demo(

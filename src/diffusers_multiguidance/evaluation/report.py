@@ -8,9 +8,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from PIL import Image
 
-from ..images import image_grid
+from ..images import image_grid, to_pil
 from .uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform, share_in_gap, share_malformed
 
 matplotlib.use("Agg")
@@ -47,11 +46,6 @@ def draw_histogram(axes: Any, values_by_name: dict[str, np.ndarray], attribute: 
         axes.hist(measured, bins=50, range=(0, 1), weights=weights, histtype="stepfilled", alpha=0.6, label=name)
     axes.set(xlabel=attribute, ylabel="share of images", xlim=(0, 1))
     axes.legend(frameon=False)
-
-
-def to_pil(images: np.ndarray) -> list[Image.Image]:
-    """(N, H, W, C) uint8 as PIL images, grey for C = 1."""
-    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in images]
 
 
 def write_report(

@@ -204,7 +204,11 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             index["classifiers"] = ["noisy_classifier", "NoisyClassifierSet"]
             code = Path(inspect.getfile(type(self.classifiers))).read_text()
             (folder / "classifiers" / "noisy_classifier.py").write_text(code)
-        (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
+        configs = {folder / self.config_name: index}
+        configs |= {path: json.loads(path.read_text()) for path in folder.glob("*/config.json")}
+        for path, config in configs.items():
+            config.pop("_name_or_path", None)  # where it once lay is nobody's business
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:

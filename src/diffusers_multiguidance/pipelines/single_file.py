@@ -11,36 +11,39 @@ from pathlib import Path
 
 
 def inline_source(path: str | Path) -> str:
-    """Source of the module at `path` with its relative imports replaced by what they import.
+    """Source of the module at `path` after that of the modules it imports relatively, all other imports on top.
 
     A file without relative imports comes back as it is, so a published file publishes itself.
     """
-    return _inline(Path(path), set())
+    path = Path(path)
+    source = path.read_text()
+    if not any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in ast.parse(source).body):
+        return source
+    plain: set[str] = set()
+    named: dict[str, set[str]] = {}
+    bodies: dict[Path, str] = {}
+    _collect(path, plain, named, bodies)
+    imports = [f"import {name}" for name in sorted(plain)]
+    imports += [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(named.items())]
+    header = f'"""{ast.get_docstring(ast.parse(source))}"""\n\nfrom __future__ import annotations\n\n'
+    return header + "\n".join(imports) + "\n" + "".join(bodies.values())
 
 
-def _inline(path: Path, seen: set[Path]) -> str:
+def _collect(path: Path, plain: set[str], named: dict[str, set[str]], bodies: dict[Path, str]) -> None:
+    """Add a module and those it imports relatively; absolute imports go to `plain` and `named`, the rest is text."""
     source = path.read_text()
     lines = source.splitlines()
     for node in reversed(ast.parse(source).body):
-        if isinstance(node, ast.ImportFrom) and node.level > 0:
-            if any(alias.asname for alias in node.names):
-                raise ValueError(f"`path` {path} renames what it imports in line {node.lineno}; expected plain names.")
+        if isinstance(node, ast.Import):
+            plain.update(ast.unparse(alias) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level > 0:
             folder = path.parents[node.level - 1]
             module = folder.joinpath(*(node.module or "").split(".")).with_suffix(".py").resolve()
-            lines[node.lineno - 1 : node.end_lineno] = _body(module, seen)
-    return "\n".join(lines) + "\n"
-
-
-def _body(module: Path, seen: set[Path]) -> list[str]:
-    """Lines of an inlined module without its docstring and `__future__` imports, which only open a file."""
-    if module in seen:
-        return []
-    seen.add(module)
-    source = _inline(module, seen)
-    lines = source.splitlines()
-    for node in reversed(ast.parse(source).body):
-        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        is_future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
-        if is_docstring or is_future:
-            del lines[node.lineno - 1 : node.end_lineno]
-    return [f"# --- {module.stem}.py ---", *lines, f"# --- end of {module.stem}.py ---"]
+            if module not in bodies:
+                _collect(module, plain, named, bodies)
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            named.setdefault(node.module or "", set()).update(ast.unparse(alias) for alias in node.names)
+        elif not (isinstance(node, ast.ImportFrom) or (node.lineno == 1 and isinstance(node, ast.Expr))):
+            continue
+        del lines[node.lineno - 1 : node.end_lineno]
+    bodies[path] = f"\n\n# --- {path.stem} ---\n\n" + "\n".join(lines).strip() + "\n"
