@@ -144,7 +144,7 @@ def test_interrupted_and_resumed_is_as_never_stopped(recipe, processes, tmp_path
     assert not (parts / "pipeline").exists()
 
     result = launch("train_unet.py", *flags, parts, processes=processes)
-    assert result.returncode == 2
+    assert result.returncode != 0
     assert "holds checkpoint" in result.stderr
     result = launch("train_unet.py", *flags, parts, "--resume_from_checkpoint", "latest", processes=processes)
     assert result.returncode == 0, result.stderr

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.files import replace_folder
@@ -43,11 +44,15 @@ def create_parser() -> argparse.ArgumentParser:
         "--variance_type", choices=["learned_range", "fixed_small", "fixed_large"], default="learned_range"
     )
     parser.add_argument("--vlb_weight", type=float, help="Weight of the sampled bound; T / 1000 unless given.")
+    parser.add_argument("--weighting_scheme", choices=["none", "logit_normal"], default="none", help="Of timesteps.")
+    parser.add_argument("--logit_mean", type=float, default=0.0, help="Of logit(t / T), for logit_normal.")
+    parser.add_argument("--logit_std", type=float, default=1.0)
     parser.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 256, 384, 512])
     parser.add_argument("--attention_resolutions", type=int, nargs="*", default=[16, 8])
     parser.add_argument("--layers_per_block", type=int, default=3)
     parser.add_argument("--norm_num_groups", type=int, default=32)
     parser.add_argument("--attention_head_dim", type=int, default=64)
+    parser.add_argument("--resample_type", choices=["resnet", "conv"], default="resnet")
     return parser
 
 
@@ -78,11 +83,16 @@ def main(args: argparse.Namespace) -> None:
         args.norm_num_groups,
         args.attention_head_dim,
         learned_variance=args.variance_type == "learned_range",
+        resample_type=args.resample_type,
     )
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
         images = batch["image"]
-        index = torch.randint(len(diffusion), (len(images),))
+        # Timesteps drawn unevenly, without reweighting the loss: attention goes where the image is decided.
+        share = compute_density_for_timestep_sampling(
+            args.weighting_scheme, len(images), args.logit_mean, args.logit_std, device="cpu"
+        )
+        index = (share * len(diffusion)).long().clamp(max=len(diffusion) - 1)
         noise = torch.randn_like(images)
         x_t = diffusion.add_noise(images, noise, index)
         model_output = model(x_t, diffusion.timesteps[index].to(images.device)).sample

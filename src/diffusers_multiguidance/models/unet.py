@@ -19,6 +19,7 @@ def create_unet(
     norm_num_groups: int = 32,
     attention_head_dim: int = 64,
     learned_variance: bool = True,
+    resample_type: str = "resnet",
 ) -> UNet2DModel:
     """A randomly initialised `UNet2DModel` with the reference's choices that diffusers does not default to.
 
@@ -32,7 +33,14 @@ def create_unet(
             `norm_num_groups`.
         attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
         learned_variance: predict the variance in a second half of the output channels (eq. 8).
+        resample_type: change the resolution by a residual block ("resnet") or one convolution ("conv", the cheaper).
     """
+    if resample_type not in ("resnet", "conv"):
+        raise ValueError(f"`resample_type` is {resample_type!r}; expected 'resnet' or 'conv'.")
+    plain_down, plain_up = {
+        "resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
+        "conv": ("DownBlock2D", "UpBlock2D"),
+    }[resample_type]
     sizes = [sample_size // 2**level for level in range(len(block_out_channels))]
     with_attention = [size in attention_resolutions for size in sizes]
     unet = UNet2DModel(
@@ -40,15 +48,11 @@ def create_unet(
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
         block_out_channels=tuple(block_out_channels),
-        down_block_types=tuple(
-            "AttnDownBlock2D" if attend else "ResnetDownsampleBlock2D" for attend in with_attention
-        ),
-        up_block_types=tuple(
-            "AttnUpBlock2D" if attend else "ResnetUpsampleBlock2D" for attend in reversed(with_attention)
-        ),
+        down_block_types=tuple("AttnDownBlock2D" if attend else plain_down for attend in with_attention),
+        up_block_types=tuple("AttnUpBlock2D" if attend else plain_up for attend in reversed(with_attention)),
         layers_per_block=layers_per_block,
-        downsample_type="resnet",
-        upsample_type="resnet",
+        downsample_type=resample_type,
+        upsample_type=resample_type,
         resnet_time_scale_shift="scale_shift",
         norm_num_groups=norm_num_groups,
         attn_norm_num_groups=norm_num_groups,
