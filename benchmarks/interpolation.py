@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from matplotlib import pyplot as plt
 
 from diffusers_multiguidance.cli import load_pipeline
 from diffusers_multiguidance.evaluation.attributes import CirclePosition, StrokeThickness
-from diffusers_multiguidance.evaluation.report import draw_histogram, write_report
+from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
+from diffusers_multiguidance.evaluation.report import save_histogram, write_report
 from diffusers_multiguidance.files import add_to_folder
 from diffusers_multiguidance.generate import generate
 from diffusers_multiguidance.models import NoisyClassifierSet
@@ -32,6 +32,7 @@ def main(
     num_images: Annotated[int, typer.Option()] = 1000,
     num_classifiers: Annotated[int, typer.Option(help="How many single members to measure.")] = 5,
     target: Annotated[float, typer.Option()] = 0.5,
+    evaluator: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     loaded = load_pipeline(pipeline)
@@ -56,6 +57,8 @@ def main(
         with add_to_folder(out / name.replace(" ", "-")) as folder:
             results[name] = {**write_report(images, values[name], attribute, folder), "seconds": round(seconds, 1)}
             np.savez_compressed(folder / "images.npz", images=images)
+        if evaluator is not None:
+            results[name]["share_recognized"] = share_recognized(class_probabilities(evaluator, images))
         print(name, results[name])
     singles = [result for name, result in results.items() if name.startswith("classifier")]
     for figure in ("share_in_gap", "share_malformed"):
@@ -66,9 +69,7 @@ def main(
         )
     with add_to_folder(out) as folder:
         (folder / "interpolation.json").write_text(json.dumps(results, indent=2) + "\n")
-        chart, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-        draw_histogram(axes, {name: values[name] for name in ("unguided", "set")}, attribute)
-        chart.savefig(folder / "histogram.png", dpi=120)
+        save_histogram({name: values[name] for name in ("unguided", "set")}, attribute, folder / "histogram.png")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import torch
 import typer
 
 from diffusers_multiguidance.cli import load_pipeline
-from diffusers_multiguidance.guidance import guidance_gradient, weights_from_target
 
 
 def main(
@@ -33,11 +32,14 @@ def main(
 
     def bare_loop() -> None:
         x = torch.randn(shape)
-        weights = weights_from_target(loaded.attributes, {attribute: 0.5}, 60, batch_size)
+        weights = torch.full((batch_size, 2), 30.0)
         with torch.no_grad():
             for timestep in range(num_inference_steps):
                 unet(x, timestep)
-                guidance_gradient(classifiers, x, timestep, weights)
+                with torch.enable_grad():
+                    x_t = x.detach().requires_grad_()
+                    log_probs = classifiers(x_t, timestep).logits[attribute].log_softmax(dim=1)
+                    torch.autograd.grad((weights * log_probs).sum(), x_t)
 
     def call() -> None:
         loaded(batch_size, target={attribute: 0.5}, num_inference_steps=num_inference_steps, output_type="np")

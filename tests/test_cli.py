@@ -84,10 +84,12 @@ def test_demo_shows_the_unseen_middle(tmp_path):
         (["sample", "nowhere/at/all"], "is no whole pipeline"),
         (["evaluate", "nowhere", "--attribute", "position"], "images.npz` can't be read"),
         (["evaluate", "nowhere", "--attribute", "size"], "`--attribute` is 'size'; expected"),
+        (["evaluate", "BROKEN", "--attribute", "position"], "images.npz` can't be read"),
     ],
 )
 def test_wrong_arguments_end_in_one_sentence(folder, tmp_path, arguments, message):
-    words = [folder if word == "TINY" else word for word in arguments]
+    (tmp_path / "images.npz").write_bytes(b"PK, and then nothing")
+    words = [{"TINY": folder, "BROKEN": tmp_path}.get(word, word) for word in arguments]
     result = multiguidance(*words, "--out", tmp_path / "out")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr

@@ -174,6 +174,9 @@ def test_ddim_config_and_per_sample_index():
         (lambda: GaussianDiffusion.from_scheduler(cosine4000(), 9, timestep_spacing="x"), "timestep_spacing"),
         (lambda: GaussianDiffusion.from_scheduler(cosine4000(variance_type="fixed_large_log")), "variance_type"),
         (lambda: GaussianDiffusion.from_scheduler(DDPMScheduler(beta_schedule="sigmoid")), "beta_schedule"),
+        (lambda: GaussianDiffusion.from_scheduler(cosine4000(thresholding=True)), "thresholding"),
+        (lambda: GaussianDiffusion.from_scheduler(cosine4000(clip_sample_range=2.0)), "clip_sample_range"),
+        (lambda: GaussianDiffusion.from_scheduler(cosine4000(rescale_betas_zero_snr=True)), "rescale_betas_zero_snr"),
         (
             lambda: GaussianDiffusion.from_scheduler(cosine4000()).p_mean_variance(
                 torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4), 0

@@ -34,7 +34,15 @@ def test_anything_but_one_circle_is_malformed():
     line[5:20, 10] = 255
     dot = np.zeros((32, 32), np.uint8)
     dot[5, 5] = 255
-    images = np.stack([two, line, dot, np.zeros((32, 32), np.uint8)])[..., None]
+    short_line = np.zeros((32, 32), np.uint8)
+    short_line[5:10, 10] = 255
+    overlapping = np.maximum(draw_circle(10, 10, 32), draw_circle(11, 12, 32))
+    ring = draw_circle(10, 10, 32) - 255 * (draw_circle(10, 10, 32) > 0) * (np.indices((32, 32)) == 10).all(axis=0)
+    ring[9:12, 10] = ring[10, 9:12] = 0
+    half = draw_circle(10, 10, 32)
+    half[:, 10:] = 0
+    empty = np.zeros((32, 32), np.uint8)
+    images = np.stack([two, line, dot, short_line, overlapping, ring, half, empty]).astype(np.uint8)[..., None]
     assert np.isnan(CirclePosition()(images)).all()
 
 

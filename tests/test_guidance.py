@@ -100,6 +100,7 @@ def test_guidance_interval_counts_steps_from_noise_to_image():
         (lambda: weights_from_target(ATTRIBUTES, {"Hair": {"red": 1}}, 60, 1), "`target` names class 'red'"),
         (lambda: weights_from_target(ATTRIBUTES, {"Hair": {"black": 0.5}}, 60, 1), "`target` .* sum to 1"),
         (lambda: weights_from_target(ATTRIBUTES, {"Hair": {"black": 2, "blond": -1}}, 60, 1), "`target` .* sum to 1"),
+        (lambda: weights_from_target(ATTRIBUTES, {}, 60, 1), "`target` is empty; expected"),
         (lambda: weights_from_target(ATTRIBUTES, 0.5, 60, 1), "`target` is 0.5; expected"),
         (lambda: weights_from_target(ATTRIBUTES, {"Smiling": 0.5}, -1, 1), "`guidance_scale` is -1; expected"),
         (lambda: weights_from_target(ATTRIBUTES, {"Smiling": 0.5}, float("inf"), 1), "`guidance_scale` is inf"),
@@ -108,6 +109,8 @@ def test_guidance_interval_counts_steps_from_noise_to_image():
         (lambda: weights_from_classes(ATTRIBUTES, {"Smiling": {"no": float("nan")}}, 1), "`guidance_weights` .* nan"),
         (lambda: check_guidance_interval((0.5, 0.2)), "`guidance_interval` is"),
         (lambda: check_guidance_interval((0.0, 1.5)), "`guidance_interval` is"),
+        (lambda: check_guidance_interval(0.5), "`guidance_interval` is"),
+        (lambda: check_guidance_interval((0.0, 0.5, 1.0)), "`guidance_interval` is"),
     ],
 )
 def test_wrong_arguments(call, message):

@@ -43,6 +43,18 @@ def test_save_and_load(tmp_path):
         torch.testing.assert_close(loaded(x, 5).logits, network(x, 5).logits)
 
 
+def test_heads_keep_their_attributes_when_saved(tmp_path):
+    """A configuration comes back with its attributes sorted."""
+    classifier = tiny_classifier(attributes={"Smiling": ["no", "yes"], "Age": ["old", "middle", "young"]})
+    x = torch.randn(2, 1, 8, 8)
+    for network in (classifier, NoisyClassifierSet.from_members([classifier])):
+        network.save_pretrained(tmp_path)
+        logits, loaded = network(x, 5).logits, type(network).from_pretrained(tmp_path)(x, 5).logits
+        assert loaded["Age"].shape == (2, 3)
+        for name in ("Smiling", "Age"):
+            torch.testing.assert_close(loaded[name], logits[name])
+
+
 def test_set_averages_log_probabilities_of_members_that_share_an_attribute():
     smiling, hair = {"Smiling": ["no", "yes"]}, {"Hair": ["black", "blond"]}
     members = [tiny_classifier(1, smiling), tiny_classifier(2, smiling), tiny_classifier(3, hair)]
@@ -87,5 +99,5 @@ def test_unet_starts_at_zero_and_normalises_before_the_middle_attention():
 
 
 def test_reference_classifier_has_attention_where_asked():
-    config = NoisyClassifier({"Smiling": ["no", "yes"]}, block_out_channels=(32, 32, 32, 32)).down_blocks
+    config = NoisyClassifier({"Smiling": ["no", "yes"]}, block_out_channels=(64, 64, 64, 64)).down_blocks
     assert [hasattr(block, "attentions") for block in config] == [False, True, True, True]

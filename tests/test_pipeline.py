@@ -7,6 +7,7 @@ from conftest import tiny_pipeline
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.guidance import guidance_gradient
+from diffusers_multiguidance.models import create_unet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
 
@@ -61,14 +62,19 @@ def test_an_image_does_not_depend_on_its_batch(pipeline):
     np.testing.assert_allclose(four[2:], last, rtol=0, atol=1e-5)
 
 
-def test_ddim_is_deterministic_and_eta_is_not(pipeline):
-    def draw(eta: float) -> np.ndarray:
+def test_ddim_draws_noise_only_where_eta_asks_for_it(pipeline):
+    def draw(eta: float) -> tuple[np.ndarray, torch.Tensor]:
         stream = torch.Generator().manual_seed(0)
         images = pipeline(1, sampler="ddim", eta=eta, output_type="np", generator=stream).images
-        return images if eta == 0 else np.append(images, pipeline(1, sampler="ddim", generator=stream).images)
+        return images, torch.randn(4, generator=stream)
 
-    np.testing.assert_array_equal(draw(0.0), draw(0.0))
-    assert np.abs(draw(1.0)[:64] - draw(0.0).ravel()).max() > 1e-3
+    after_the_start = torch.Generator().manual_seed(0)
+    torch.randn(1, 1, 8, 8, generator=after_the_start)
+    plain, following = draw(0.0)
+    assert torch.equal(following, torch.randn(4, generator=after_the_start))
+    noisy, following_noise = draw(1.0)
+    assert not torch.equal(following_noise, following)
+    assert np.abs(noisy - plain).max() > 1e-3
 
 
 def test_output_types_and_defaults(pipeline):
@@ -80,6 +86,12 @@ def test_output_types_and_defaults(pipeline):
     assert images.shape == (2, 1, 8, 8)
     assert 0 <= images.min() <= images.max() <= 1
     np.testing.assert_allclose(probabilities["Smiling"].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_classifiers_of_another_size_are_refused(pipeline):
+    other = create_unet(16, 1, (8, 16), (4,), 1, 4, 8)
+    with pytest.raises(ValueError, match=r"`classifiers` are for 8 pixels .* expected those of `unet`, 16"):
+        MultiGuidanceDDPMPipeline(other, pipeline.classifiers, pipeline.scheduler)
 
 
 def test_without_classifiers_it_samples_unguided(pipeline):
@@ -142,6 +154,12 @@ def test_half_precision(pipeline):
         ({"eta": 0.5}, "`eta` is 0.5; expected"),
         ({"eta": 1.5, "sampler": "ddim"}, "`eta` is 1.5; expected"),
         ({"eta": float("nan"), "sampler": "ddim"}, "`eta` is nan; expected"),
+        ({"eta": None, "sampler": "ddim"}, "`eta` is None; expected"),
+        ({"generator": 3}, "`generator` is 3; expected"),
+        ({"callback_on_step_end": 3}, "`callback_on_step_end` is 3; expected"),
+        ({"guidance_interval": 0.5}, "`guidance_interval` is 0.5; expected"),
+        ({"target": {}}, "`target` is empty; expected"),
+        ({"guidance_scale": -3}, "`guidance_scale` is -3; expected"),
         ({"output_type": "latent"}, "`output_type` is 'latent'; expected"),
         ({"guidance_interval": (0.9, 0.1)}, "`guidance_interval` is .*; expected"),
         ({"target": {"Smiling": 1.5}}, "`target` .* 1.5; expected"),

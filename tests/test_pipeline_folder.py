@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import tiny_pipeline
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.pipelines.single_file import inline_source
@@ -121,8 +122,14 @@ def pickle_instead(path: Path) -> None:
     path.unlink()
 
 
+def drop_a_tensor(path: Path) -> None:
+    weights = load_file(path)
+    weights.popitem()
+    save_file(weights, path)
+
+
 @pytest.mark.parametrize("component", ["unet", "classifiers"])
-@pytest.mark.parametrize("damage", [Path.unlink, truncate, pickle_instead])
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, pickle_instead, drop_a_tensor])
 def test_damaged_weights_are_refused(folder, component, damage):
     damage(folder / component / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match=r"`pretrained_model_name_or_path` .* is no whole pipeline: ") as error:
@@ -150,9 +157,10 @@ def test_unknown_classes_are_refused(folder, component, named):
 def test_missing_folder_and_broken_index(tmp_path, folder):
     with pytest.raises(ValueError, match="is no whole pipeline"):
         MultiGuidanceDDPMPipeline.from_pretrained(tmp_path / "nowhere")
-    (folder / "model_index.json").write_text("{")
-    with pytest.raises(ValueError, match="is no whole pipeline"):
-        MultiGuidanceDDPMPipeline.from_pretrained(folder)
+    for text in ("{", "[]", "3"):
+        (folder / "model_index.json").write_text(text)
+        with pytest.raises(ValueError, match="is no whole pipeline"):
+            MultiGuidanceDDPMPipeline.from_pretrained(folder)
 
 
 def test_there_are_committed_pipelines():

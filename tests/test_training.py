@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,8 +17,10 @@ from datasets import load_from_disk
 from PIL import Image
 from safetensors.torch import load_file
 
+from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.recipe import parse_arguments
+from diffusers_multiguidance.seeds import stream_seed
 from diffusers_multiguidance.trainer import (
     RunSampler,
     find_checkpoints,
@@ -97,7 +100,7 @@ def test_from_data_set_to_guided_pipeline(recipe):
     result = launch("train_unet.py", "--recipe", recipe)
     assert result.returncode == 0, result.stderr
     assert "6/6" in result.stderr, "a progress bar runs all along"
-    assert [path.name for path in find_checkpoints(folder / "unet")] == ["checkpoint-2", "checkpoint-4"]
+    assert [path.name for path in find_checkpoints(folder / "unet")] == ["checkpoint-4", "checkpoint-6"]
     assert sorted(path.name for path in (folder / "unet" / "samples").iterdir()) == [
         "step-000003.png",
         "step-000006.png",
@@ -148,6 +151,9 @@ def test_interrupted_and_resumed_is_as_never_stopped(recipe, processes, tmp_path
     assert "holds checkpoint" in result.stderr
     result = launch("train_unet.py", *flags, parts, "--resume_from_checkpoint", "latest", processes=processes)
     assert result.returncode == 0, result.stderr
+    # Cosine from 1e-3 over steps 2 to 6: at step 4 half of it is left, however many batches and processes make a step.
+    state = torch.load(whole / "checkpoint-4" / "custom_checkpoint_1.pkl", weights_only=False)
+    assert state["_last_lr"] == [pytest.approx(5e-4)]
     expected, resumed = weights(whole / "pipeline" / "unet"), weights(parts / "pipeline" / "unet")
     for name, value in expected.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-7, msg=name)
@@ -187,6 +193,12 @@ def test_a_folder_of_images_is_a_training_set(tmp_path):
         ("train_classifier.py", ["--attributes", "size"], "`--attributes` names 'size'; expected"),
         ("train_classifier.py", ["--pipeline", "nowhere"], "`pretrained_model_name_or_path` 'nowhere'"),
         ("build_dataset.py", ["--delta", 0.9], "`delta` is 0.9; expected"),
+        ("build_dataset.py", ["--dataset", "squares"], "invalid choice: 'squares'"),
+        ("train_unet.py", ["--ddpm_num_inference_steps", 51], "`--ddpm_num_inference_steps` is 51; expected"),
+        ("train_unet.py", ["--vlb_weight", "nan"], "`--vlb_weight` is nan; expected"),
+        ("train_unet.py", ["--attention_head_dim", 64], "`block_out_channels` has 8; expected"),
+        ("train_unet.py", ["--lr_scheduler", "fast"], "invalid choice: 'fast'"),
+        ("train_classifier.py", ["--resolution", 32], "`--resolution` is 32 with 1 channels; expected"),
     ],
 )
 def test_wrong_flags_end_in_one_sentence(recipe, script, flags, message, tmp_path):
@@ -203,6 +215,7 @@ def parse(recipe_text: str, tmp_path: Path, *argv: str):
     parser = argparse.ArgumentParser()
     parser.add_argument("--learning_rate", type=float, default=1.0)
     parser.add_argument("--widths", type=int, nargs="+", default=[1])
+    parser.add_argument("--mode", choices=["one", "other"])
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_text)
     return parse_arguments(parser, "train", ["--recipe", str(path), *argv])
@@ -211,13 +224,13 @@ def parse(recipe_text: str, tmp_path: Path, *argv: str):
 def test_recipe_sets_flags_and_flags_override(tmp_path):
     args = parse("train: {learning_rate: 1e-4, widths: [8, 16]}", tmp_path)
     assert (args.learning_rate, args.widths) == (1e-4, [8, 16])
+    assert parse("train: {widths: [8, 16]}", tmp_path, "--widths", "4").widths == [4]
     assert parse("train: {learning_rate: 1e-4}", tmp_path, "--learning_rate", "0.5").learning_rate == 0.5
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: {speed: 3}", "`--recipe` sets 'speed' in section 'train'; expected"),
         ("other: {}", "has no section 'train'; expected"),
         ("{", "expected valid YAML"),
     ],
@@ -225,6 +238,13 @@ def test_recipe_sets_flags_and_flags_override(tmp_path):
 def test_wrong_recipes(text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         parse(text, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["train: {speed: 3}", "train: {learning_rate: fast}", "train: {mode: odd}"])
+def test_recipes_are_checked_as_the_command_line_is(text, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(text, tmp_path)
+    assert "error: " in capsys.readouterr().err
 
 
 def test_committed_recipes_set_only_known_flags():
@@ -242,3 +262,45 @@ def test_sampler_goes_on_where_it_stopped_and_visits_every_image_once_an_epoch()
     assert [sorted(whole[start : start + 10]) for start in (0, 10, 20)] == [list(range(10))] * 3
     assert whole[:10] != whole[10:20]
     assert list(RunSampler(10, seed=1, start=17, stop=30)) == whole[17:]
+
+
+def test_seeds_give_different_streams():
+    """torch's CPU generator takes 32 bits of a seed; the rest would be lost without a word."""
+
+    def stream(seed: int, number: int) -> list[float]:
+        return torch.rand(3, generator=torch.Generator().manual_seed(stream_seed(seed, number))).tolist()
+
+    streams = [stream(seed, number) for seed in (0, 1, 2, 2**31) for number in (0, 1, 1000)]
+    assert len({tuple(values) for values in streams}) == len(streams)
+
+
+def test_building_over_other_files_is_refused(recipe, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    command = [sys.executable, str(ROOT / "training" / "build_dataset.py"), "--recipe", str(recipe)]
+    result = subprocess.run([*command, "--output_dir", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "`--output_dir`" in result.stderr
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_evaluator_learns_and_judges(recipe, tmp_path):
+    flags = ["--train_data_dir", recipe.parent / "data", "--output_dir", tmp_path, "--attribute", "position"]
+    flags += [
+        "--resolution",
+        32,
+        "--train_batch_size",
+        16,
+        "--max_train_steps",
+        8,
+        "--no-use_ema",
+        "--model",
+        "test_resnet",
+    ]
+    result = launch("train_evaluator.py", *flags, "--model", "test_resnet")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "evaluator" / "training.json").read_text())
+    assert 0 <= record["held_out_accuracy"] <= 1
+    images = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1)).astype(np.uint8)
+    probabilities = class_probabilities(tmp_path / "evaluator", images)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert share_recognized(probabilities, 0.0) == 1

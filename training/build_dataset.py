@@ -29,7 +29,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, help="Folder for `datasets.load_from_disk`.")
     parser.add_argument("--push_to_hub", action="store_true")
-    parser.add_argument("--hub_model_id", help="Repository to push to; defaults to the output folder's name.")
+    parser.add_argument("--hub_dataset_id", help="Repository to push to; defaults to the output folder's name.")
     return parser
 
 
@@ -42,6 +42,8 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"`--num_images` is {args.num_images}; expected at least 1.")
     if args.resolution < 8:
         raise ValueError(f"`--resolution` is {args.resolution}; expected at least 8.")
+    if args.output_dir.exists() and not (args.output_dir / "dataset_info.json").exists():
+        raise ValueError(f"`--output_dir` {args.output_dir} exists; expected a data set to replace, or a free name.")
     dataset = circles(args.num_images, args.resolution, args.seed) if args.dataset == "circles" else digits()
     provenance = None
     if args.extremes:
@@ -52,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
             (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     print(f"{len(dataset)} images in {args.output_dir}")
     if args.push_to_hub:
-        dataset.push_to_hub(args.hub_model_id or args.output_dir.name)
+        dataset.push_to_hub(args.hub_dataset_id or args.output_dir.name)
 
 
 if __name__ == "__main__":

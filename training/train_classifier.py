@@ -9,6 +9,7 @@ interrupted run goes on where it was with `--resume_from_checkpoint latest`, pas
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser)
     parser.set_defaults(learning_rate=3e-4, max_train_steps=150_000, use_ema=False)
+    parser.add_argument("--push_to_hub", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--hub_model_id", help="Repository to push to; defaults to the output folder's name.")
     parser.add_argument("--pipeline", type=Path, help="Pipeline folder that train_unet.py wrote.")
     parser.add_argument("--attributes", nargs="+", help="Label columns to classify.")
     parser.add_argument("--num_classifiers", type=int, default=1, help="Members of the set, seeds --seed and up.")
@@ -61,10 +64,27 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"`--num_classifiers` is {args.num_classifiers}; expected at least 1.")
     if not 0 <= args.label_smoothing < 1:
         raise ValueError(f"`--label_smoothing` is {args.label_smoothing}; expected a number from 0 to below 1.")
-    accelerator = create_accelerator(args)
+    if args.layers_per_block < 1:
+        raise ValueError(f"`--layers_per_block` is {args.layers_per_block}; expected at least 1.")
+    if not 0 <= args.guidance_scale < math.inf:
+        raise ValueError(f"`--guidance_scale` is {args.guidance_scale}; expected a number of at least 0.")
+    if args.resume_from_checkpoint not in (None, "latest"):
+        raise ValueError(f"`--resume_from_checkpoint` is {args.resume_from_checkpoint!r}; expected 'latest'.")
+    done = sorted(args.output_dir.glob("member-*"))
+    if done and args.resume_from_checkpoint is None:
+        raise ValueError(
+            f"`--output_dir` {args.output_dir} holds {done[0].name} of an earlier run; expected another folder, or "
+            "`--resume_from_checkpoint latest`."
+        )
     unguided = MultiGuidanceDDPMPipeline.from_pretrained(args.pipeline)
     diffusion = GaussianDiffusion.from_scheduler(unguided.scheduler)
     dataset = load_training_set(args)
+    size, channels = unguided.unet.config.sample_size, unguided.unet.config.in_channels
+    if (args.resolution, image_channels(dataset)) != (size, channels):
+        raise ValueError(
+            f"`--resolution` is {args.resolution} with {image_channels(dataset)} channels; expected those of the "
+            f"pipeline, {size} with {channels}."
+        )
     attributes = {}
     for attribute in args.attributes:
         feature = dataset.features.get(attribute)
@@ -72,6 +92,8 @@ def main(args: argparse.Namespace) -> None:
             labels = [name for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)]
             raise ValueError(f"`--attributes` names {attribute!r}; expected label columns of the data set, {labels}.")
         attributes[attribute] = feature.names
+
+    accelerator = create_accelerator(args)
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
         images = batch["image"]
@@ -97,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
         classifier = NoisyClassifier(
             attributes,
             args.resolution,
-            image_channels(dataset),
+            channels,
             args.block_out_channels,
             args.attention_resolutions,
             args.layers_per_block,

@@ -37,21 +37,26 @@ def create_parser() -> argparse.ArgumentParser:
     add_training_arguments(parser)
     parser.add_argument("--attribute", help="Label column to classify.")
     parser.add_argument("--model", default="resnet10t", help="Any network of timm.")
-    parser.add_argument("--eval_share", type=float, default=0.1, help="Held out to measure accuracy.")
+    parser.add_argument("--eval_share", type=float, default=0.1, help="Held out to measure accuracy; may be 0.")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     check_training_arguments(args)
-    accelerator = create_accelerator(args)
     dataset = load_training_set(args)
     feature = dataset.features.get(args.attribute)
     if not isinstance(feature, ClassLabel):
         raise ValueError(f"`--attribute` is {args.attribute!r}; expected a label column of {dataset.column_names}.")
-    if not 0 < args.eval_share < 1:
-        raise ValueError(f"`--eval_share` is {args.eval_share}; expected a number between 0 and 1.")
+    if not 0 <= args.eval_share < 1:
+        raise ValueError(f"`--eval_share` is {args.eval_share}; expected a number from 0 to below 1.")
+    if args.model not in timm.list_models():
+        raise ValueError(f"`--model` is {args.model!r}; expected a name that `timm.list_models()` lists.")
     channels = image_channels(dataset)
-    split = dataset.train_test_split(test_size=args.eval_share, seed=args.seed, stratify_by_column=args.attribute)
+    held_out = None
+    if args.eval_share:
+        split = dataset.train_test_split(test_size=args.eval_share, seed=args.seed, stratify_by_column=args.attribute)
+        dataset, held_out = split["train"], split["test"]
+    accelerator = create_accelerator(args)
     torch.manual_seed(args.seed)
     model = timm.create_model(args.model, num_classes=feature.num_classes, in_chans=channels)
 
@@ -63,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     model, record = train(
         accelerator,
         model,
-        with_tensors(split["train"], args.resolution, [args.attribute]),
+        with_tensors(dataset, args.resolution, [args.attribute]),
         compute_loss,
         args,
         args.output_dir,
@@ -72,14 +77,14 @@ def main(args: argparse.Namespace) -> None:
     )
     if accelerator.is_main_process:
         model = model.cpu().to(memory_format=torch.contiguous_format)
-        held_out = with_tensors(split["test"], args.resolution, [args.attribute])
-        images = torch.stack([row["image"] for row in held_out])
-        labels = torch.tensor([row[args.attribute] for row in held_out])
-        with torch.no_grad():
-            probabilities = model(images).softmax(dim=1)
-        record["held_out_images"] = len(labels)
-        record["held_out_accuracy"] = float((probabilities.argmax(dim=1) == labels).float().mean())
-        record["held_out_recognized_above_0.9"] = float((probabilities.max(dim=1).values > 0.9).float().mean())
+        if held_out is not None:
+            rows = with_tensors(held_out, args.resolution, [args.attribute])
+            with torch.no_grad():
+                probabilities = model(torch.stack([row["image"] for row in rows])).softmax(dim=1)
+            labels = torch.tensor(held_out[args.attribute])
+            record["held_out_images"] = len(labels)
+            record["held_out_accuracy"] = float((probabilities.argmax(dim=1) == labels).float().mean())
+            record["held_out_recognized_above_0.9"] = float((probabilities.max(dim=1).values > 0.9).float().mean())
         config = {"model": args.model, "channels": channels, "attribute": args.attribute, "classes": feature.names}
         with replace_folder(args.output_dir / "evaluator") as folder:
             save_file(model.state_dict(), folder / "model.safetensors")

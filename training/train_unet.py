@@ -8,6 +8,7 @@ Writes checkpoints, sample grids and, at the end, an unguided pipeline to `<outp
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ from diffusers_multiguidance.trainer import (
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser)
+    parser.add_argument("--save_images_steps", type=int, default=1000, help="How often to save a grid of samples.")
+    parser.add_argument("--push_to_hub", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--hub_model_id", help="Repository to push to; defaults to the output folder's name.")
     parser.add_argument("--ddpm_num_steps", type=int, default=4000, help="T.")
     parser.add_argument("--ddpm_beta_schedule", choices=["squaredcos_cap_v2", "linear"], default="squaredcos_cap_v2")
     parser.add_argument("--ddpm_num_inference_steps", type=int, default=250, help="For samples, and by default later.")
@@ -58,6 +62,19 @@ def create_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     check_training_arguments(args)
+    for name in ("save_images_steps", "ddpm_num_steps", "ddpm_num_inference_steps", "layers_per_block"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"`--{name}` is {getattr(args, name)}; expected at least 1.")
+    if args.ddpm_num_inference_steps > args.ddpm_num_steps:
+        raise ValueError(
+            f"`--ddpm_num_inference_steps` is {args.ddpm_num_inference_steps}; expected at most {args.ddpm_num_steps}."
+        )
+    if args.vlb_weight is not None and not 0 <= args.vlb_weight < math.inf:
+        raise ValueError(f"`--vlb_weight` is {args.vlb_weight}; expected a number of at least 0.")
+    if not (math.isfinite(args.logit_mean) and 0 < args.logit_std < math.inf):
+        raise ValueError(
+            f"`--logit_mean`, `--logit_std` are {args.logit_mean}, {args.logit_std}; expected (any, above 0)."
+        )
     accelerator = create_accelerator(args)
     dataset = load_training_set(args)
     channels = image_channels(dataset)
@@ -107,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
         pipeline.set_progress_bar_config(desc="samples", leave=False)
         images = pipeline(64, generator=torch.Generator().manual_seed(args.seed)).images
         folder = args.output_dir / "samples"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         image_grid(images).save(folder / f"step-{step:06d}.png")
 
     unet, record = train(
@@ -120,6 +137,7 @@ def main(args: argparse.Namespace) -> None:
         "unet",
         args.seed,
         save_images,
+        args.save_images_steps,
     )
     if accelerator.is_main_process:
         pipeline = create_pipeline(unet.cpu().to(memory_format=torch.contiguous_format))

@@ -18,6 +18,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from numbers import Real
 from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
@@ -113,7 +114,7 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
         layers_per_block: residual blocks per resolution.
         norm_num_groups: groups of the group norms; must divide every width.
-        attention_head_dim: channels per attention head.
+        attention_head_dim: channels per attention head; must divide the widths that attend, the last among them.
         dropout: dropout within the residual blocks.
     """
 
@@ -139,8 +140,14 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         size, width = sample_size, block_out_channels[0]
         for level, next_width in enumerate(block_out_channels):
             is_last = level == len(block_out_channels) - 1
+            attends = size in attention_resolutions
+            if next_width % norm_num_groups or ((attends or is_last) and next_width % attention_head_dim):
+                raise ValueError(
+                    f"`block_out_channels` has {next_width}; expected multiples of `norm_num_groups`, "
+                    f"{norm_num_groups}, and where there is attention of `attention_head_dim`, {attention_head_dim}."
+                )
             block = get_down_block(
-                "AttnDownBlock2D" if size in attention_resolutions else "ResnetDownsampleBlock2D",
+                "AttnDownBlock2D" if attends else "ResnetDownsampleBlock2D",
                 num_layers=layers_per_block,
                 in_channels=width,
                 out_channels=next_width,
@@ -190,8 +197,10 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
             hidden_states, _ = block(hidden_states, temb=emb)
         hidden_states = self.mid_block(hidden_states, emb)
         logits = self.pool(F.silu(self.norm_out(hidden_states)))
-        sizes = [len(classes) for classes in self.attributes.values()]
-        return NoisyClassifierOutput(dict(zip(self.attributes, logits.split(sizes, dim=1), strict=True)))
+        # By name: a saved configuration has its attributes sorted, a new one as they were given.
+        names = sorted(self.attributes)
+        by_name = logits.split([len(self.attributes[name]) for name in names], dim=1)
+        return NoisyClassifierOutput(dict(zip(names, by_name, strict=True)))
 
 
 class NoisyClassifierSet(ModelMixin, ConfigMixin):
@@ -260,7 +269,7 @@ def weights_from_target(
     Returns:
         (B, number of classes) float32 per attribute in `target`.
     """
-    if not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale) and guidance_scale >= 0):
+    if not is_number(guidance_scale, 0, math.inf):
         raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
     if target == "uniform":
         target = dict.fromkeys(attributes, "uniform")
@@ -290,7 +299,7 @@ def weights_from_target(
                 image = torch.arange(batch_size, dtype=torch.float64)
                 first = spread.index(attribute) == 0
                 position = (image + 0.5) / batch_size if first else (image * (5**0.5 - 1) / 2 + 0.5) % 1
-            elif isinstance(value, int | float) and 0 <= value <= 1:
+            elif is_number(value, 0, 1):
                 position = torch.full((batch_size,), float(value))
             else:
                 raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
@@ -320,7 +329,14 @@ def weights_from_classes(
     return weights
 
 
+def is_number(value: Any, low: float, high: float) -> bool:
+    """Whether `value` is a finite real number from `low` to `high`."""
+    return isinstance(value, Real) and math.isfinite(value) and low <= float(value) <= high
+
+
 def _check_attributes(argument: str, attributes: Mapping[str, list[str]], given: Mapping[str, Any]) -> None:
+    if not given:
+        raise ValueError(f"`{argument}` is empty; expected at least one of {list(attributes)}.")
     for attribute in given:
         if attribute not in attributes:
             raise ValueError(f"`{argument}` names attribute {attribute!r}; expected one of {list(attributes)}.")
@@ -330,7 +346,7 @@ def _check_classes(argument: str, attribute: str, classes: list[str], given: Map
     for name, value in given.items():
         if name not in classes:
             raise ValueError(f"`{argument}` names class {name!r} of '{attribute}'; expected one of {classes}.")
-        if not (isinstance(value, int | float) and math.isfinite(value)):
+        if not is_number(value, -math.inf, math.inf):
             raise ValueError(
                 f"`{argument}` for class '{name}' of '{attribute}' is {value!r}; expected a finite number."
             )
@@ -361,8 +377,9 @@ def guidance_gradient(
 
 def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:
     """Raise `ValueError` unless the interval is two shares of the steps, in order."""
-    start, end = guidance_interval
-    if not 0 <= start <= end <= 1:
+    is_pair = isinstance(guidance_interval, tuple | list) and len(guidance_interval) == 2
+    start, end = guidance_interval if is_pair else (math.nan, math.nan)
+    if not (is_number(end, 0, 1) and is_number(start, 0, end)):
         raise ValueError(
             f"`guidance_interval` is {guidance_interval}; expected (start, end) with 0 <= start <= end <= 1."
         )
@@ -479,6 +496,13 @@ class GaussianDiffusion:
             ValueError: for a step count, spacing, schedule, prediction or variance type it does not know.
         """
         config = scheduler.config
+        for setting, honoured in (
+            ("rescale_betas_zero_snr", False),
+            ("thresholding", False),
+            ("clip_sample_range", 1.0),
+        ):
+            if config.get(setting, honoured) != honoured:
+                raise ValueError(f"`{setting}` is {config[setting]} in the scheduler; expected {honoured}.")
         betas = noise_schedule(config)
         num_timesteps = len(betas)
         if num_inference_steps is None:
@@ -712,6 +736,8 @@ COMPONENT_CLASSES = {
     "scheduler": (["diffusers", "DDPMScheduler"], ["diffusers", "DDIMScheduler"]),
     "classifiers": (["noisy_classifier", "NoisyClassifierSet"], [None, None]),
 }
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+SHARED_ARGUMENTS = (*HUB_ARGUMENTS, "dtype", "torch_dtype", "variant", "low_cpu_mem_usage")
 
 
 @dataclass
@@ -735,7 +761,6 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet->classifiers"
     _optional_components = ["classifiers"]  # noqa: RUF012
-    _callback_tensor_inputs = ["sample"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -746,6 +771,12 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_guidance_scale: float = 60.0,
     ) -> None:
         super().__init__()
+        for config in [] if classifiers is None else classifiers.config["member_configs"]:
+            if (config["sample_size"], config["in_channels"]) != (unet.config.sample_size, unet.config.in_channels):
+                raise ValueError(
+                    f"`classifiers` are for {config['sample_size']} pixels and {config['in_channels']} channels; "
+                    f"expected those of `unet`, {unet.config.sample_size} and {unet.config.in_channels}."
+                )
         self.register_modules(unet=unet, classifiers=classifiers, scheduler=scheduler)
         self.register_to_config(
             default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
@@ -802,14 +833,21 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         guidance_scale = self._default(guidance_scale, "default_guidance_scale")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
+        for stream in generator if isinstance(generator, list) else [generator]:
+            if not isinstance(stream, torch.Generator | None):
+                raise ValueError(f"`generator` is {generator!r}; expected a torch.Generator or a list of them.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
         if sampler not in ("ddpm", "ddim"):
             raise ValueError(f"`sampler` is {sampler!r}; expected 'ddpm' or 'ddim' ('dpmsolver++' is not there yet).")
-        if not 0 <= eta <= (1 if sampler == "ddim" else 0):
+        if not is_number(eta, 0, 1 if sampler == "ddim" else 0):
             raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for 'ddpm'.")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise ValueError(f"`callback_on_step_end` is {callback_on_step_end!r}; expected a function.")
+        if not is_number(guidance_scale, 0, math.inf):
+            raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
         check_guidance_interval(guidance_interval)
         weights: dict[str, torch.Tensor] = {}
         if target is not None and guidance_weights is not None:
@@ -822,6 +860,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         device = self._execution_device
         weights = {attribute: row.to(device) for attribute, row in weights.items()}
         diffusion = GaussianDiffusion.from_scheduler(self.scheduler, num_inference_steps)
+        clip = self.scheduler.config.get("clip_sample", True)
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         shape = (batch_size, self.unet.config.in_channels, height, width)
@@ -841,12 +880,12 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 randn_tensor(shape, generator=generator, device=device) if needs_noise else torch.zeros_like(sample)
             )
             if sampler == "ddpm":
-                moments = diffusion.p_mean_variance(model_output, sample, index)
+                moments = diffusion.p_mean_variance(model_output, sample, index, clip)
                 mean = moments.mean if grad is None else diffusion.guide_mean(moments, grad)
                 sample = mean + (0.5 * moments.log_variance).exp() * noise
             else:
                 # An ancestral model's second half, the variance, has no place in DDIM.
-                sample = diffusion.ddim_step(model_output, sample, index, eta, grad, noise)
+                sample = diffusion.ddim_step(model_output, sample, index, eta, grad, noise, clip)
             if callback_on_step_end is not None:
                 changed = callback_on_step_end(self, step, int(timestep), {"sample": sample})
                 sample = (changed or {}).get("sample", sample)
@@ -872,6 +911,10 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         Such a folder also loads where this package is not installed, by `DiffusionPipeline.from_pretrained(folder,
         trust_remote_code=True)`.
         """
+        if kwargs.get("push_to_hub"):
+            raise ValueError(
+                "`push_to_hub` is True; expected a call of `push_to_hub(repo_id)`, which uploads all files."
+            )
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         index = json.loads((folder / self.config_name).read_text())
@@ -882,7 +925,10 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             code = Path(inspect.getfile(type(self.classifiers))).read_text()
             (folder / "classifiers" / "noisy_classifier.py").write_text(code)
         configs = {folder / self.config_name: index}
-        configs |= {path: json.loads(path.read_text()) for path in folder.glob("*/config.json")}
+        for component in ("unet", "classifiers"):
+            path = folder / component / "config.json"
+            if getattr(self, component) is not None:
+                configs[path] = json.loads(path.read_text())
         for path, config in configs.items():
             config.pop("_name_or_path", None)  # where it once lay is nobody's business
             path.write_text(json.dumps(config, indent=2) + "\n")
@@ -897,21 +943,22 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             ValueError: where a file is missing or broken, or `model_index.json` names a class that does not belong.
         """
         path = str(pretrained_model_name_or_path)
-        hub = {
-            name: kwargs[name]
-            for name in ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-            if name in kwargs
-        }
-        dtype = {name: kwargs[name] for name in ("dtype", "torch_dtype") if name in kwargs}
+        shared = {name: kwargs[name] for name in SHARED_ARGUMENTS if name in kwargs}
         kwargs["use_safetensors"] = True
         try:
-            index = DiffusionPipeline.load_config(path, **hub)
-            if "classifiers" not in kwargs and index.get("classifiers", [None])[0] is not None:
-                kwargs["classifiers"] = NoisyClassifierSet.from_pretrained(
-                    path, subfolder="classifiers", use_safetensors=True, **hub, **dtype
+            index = DiffusionPipeline.load_config(
+                path, **{name: shared[name] for name in shared if name in HUB_ARGUMENTS}
+            )
+            for name, model_class in (("unet", UNet2DModel), ("classifiers", NoisyClassifierSet)):
+                if name in kwargs or index.get(name) == [None, None]:
+                    continue
+                kwargs[name], info = model_class.from_pretrained(
+                    path, subfolder=name, use_safetensors=True, output_loading_info=True, **shared
                 )
+                if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
+                    raise OSError(f"the weights of '{name}' are not those that its config.json describes")
             return super().from_pretrained(path, **kwargs)
-        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"`pretrained_model_name_or_path` {path!r} is no whole pipeline: {reason}") from error
 
@@ -920,6 +967,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         # diffusers demands trust for a list `_class_name` and for a component with code, even of a class that is
         # installed. This class is, and `from_pretrained` passes it the classifiers.
         index = super()._dict_from_json_file(json_file, *args)
+        if not isinstance(index, dict):
+            raise OSError(f"{cls.config_name} is no JSON object")
         for component, known in COMPONENT_CLASSES.items():
             if index.get(component) not in known:
                 raise ValueError(

@@ -8,6 +8,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import typer
@@ -27,7 +28,7 @@ def main() -> None:
     """Run the command; a wrong value ends in one sentence and exit code 2."""
     try:
         app()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"multiguidance: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
@@ -46,11 +47,11 @@ def demo(out: OutFolder = Path("demo")) -> None:
     if not folder.is_dir():
         raise ValueError(f"`demo` found no {folder}; expected the package to be installed from a clone, with `-e`.")
     pipeline = load_pipeline(folder)
-    images = {
-        "unguided": generate(pipeline, 64, description="unguided"),
-        "multi-guidance": generate(pipeline, 64, description="multi-guidance", target={"position": 0.5}),
-    }
     with add_to_folder(out) as temporary:
+        images = {
+            "unguided": generate(pipeline, 64, description="unguided"),
+            "multi-guidance": generate(pipeline, 64, description="multi-guidance", target={"position": 0.5}),
+        }
         summaries = write_demo(images, CirclePosition(), "position", temporary)
     for name, summary in summaries.items():
         print_summary(name, summary)
@@ -81,20 +82,20 @@ def sample(
         "sampler": sampler,
     }
     loaded = load_pipeline(pipeline)
-    started = time.monotonic()
-    images = generate(loaded, num_images, seed, **call)
-    seconds = time.monotonic() - started
-    record = {
-        "pipeline": pipeline,
-        "num_images": num_images,
-        "seed": seed,
-        **call,
-        "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
-        "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
-        "seconds": round(seconds, 2),
-        "versions": {name: version(name) for name in ("diffusers-multiguidance", "diffusers", "torch", "numpy")},
-    }
     with add_to_folder(out) as folder:
+        started = time.monotonic()
+        images = generate(loaded, num_images, seed, **call)
+        seconds = time.monotonic() - started
+        record = {
+            "pipeline": pipeline,
+            "num_images": num_images,
+            "seed": seed,
+            **call,
+            "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
+            "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
+            "seconds": round(seconds, 2),
+            "versions": {name: version(name) for name in ("diffusers-multiguidance", "diffusers", "torch", "numpy")},
+        }
         np.savez_compressed(folder / "images.npz", images=images)
         image_grid(to_pil(images[:256])).save(folder / "grid.png")
         (folder / "sample.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -148,9 +149,12 @@ def read_images(path: Path) -> np.ndarray:
     """The (N, H, W, C) uint8 images of an `images.npz`."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["images"]
-    except (OSError, KeyError, ValueError) as error:
+            images = arrays["images"]
+    except (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
+    if len(images) == 0:
+        raise ValueError(f"`{path}` holds no image; expected at least one.")
+    return images
 
 
 def print_summary(name: str, summary: dict[str, Any]) -> None:

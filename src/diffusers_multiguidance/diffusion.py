@@ -121,6 +121,13 @@ class GaussianDiffusion:
             ValueError: for a step count, spacing, schedule, prediction or variance type it does not know.
         """
         config = scheduler.config
+        for setting, honoured in (
+            ("rescale_betas_zero_snr", False),
+            ("thresholding", False),
+            ("clip_sample_range", 1.0),
+        ):
+            if config.get(setting, honoured) != honoured:
+                raise ValueError(f"`{setting}` is {config[setting]} in the scheduler; expected {honoured}.")
         betas = noise_schedule(config)
         num_timesteps = len(betas)
         if num_inference_steps is None:

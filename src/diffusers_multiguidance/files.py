@@ -11,7 +11,9 @@ from pathlib import Path
 @contextmanager
 def replace_folder(folder: str | Path) -> Iterator[Path]:
     """Yield a new folder beside `folder`, which takes its place when the block ends well and vanishes otherwise."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`{folder}` is a file; expected a folder, or a name that is free.")
     old = folder.with_name(folder.name + ".old")
     with _temporary_folder(folder) as temporary:
         yield temporary
@@ -25,7 +27,7 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
 @contextmanager
 def add_to_folder(folder: str | Path) -> Iterator[Path]:
     """Yield a new folder, whose files move into `folder` when the block ends well; other files there stay."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`{folder}` is a file; expected a folder, or a name that is free.")
     with _temporary_folder(folder) as temporary:
@@ -37,7 +39,7 @@ def add_to_folder(folder: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_folder(folder: Path) -> Iterator[Path]:
-    temporary = folder.resolve().with_name(folder.resolve().name + ".tmp")
+    temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .seeds import stream_seed
+
 
 def image_generators(seed: int, start: int, count: int) -> list[torch.Generator]:
     """Generators of the images number `start` to `start + count - 1` of a seed, whatever batch they are drawn in."""
-    return [torch.Generator().manual_seed((seed << 32) + number) for number in range(start, start + count)]
+    return [torch.Generator().manual_seed(stream_seed(seed, number)) for number in range(start, start + count)]
 
 
 def generate(

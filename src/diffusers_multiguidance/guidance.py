@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def weights_from_target(
     Returns:
         (B, number of classes) float32 per attribute in `target`.
     """
-    if not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale) and guidance_scale >= 0):
+    if not is_number(guidance_scale, 0, math.inf):
         raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
     if target == "uniform":
         target = dict.fromkeys(attributes, "uniform")
@@ -62,7 +63,7 @@ def weights_from_target(
                 image = torch.arange(batch_size, dtype=torch.float64)
                 first = spread.index(attribute) == 0
                 position = (image + 0.5) / batch_size if first else (image * (5**0.5 - 1) / 2 + 0.5) % 1
-            elif isinstance(value, int | float) and 0 <= value <= 1:
+            elif is_number(value, 0, 1):
                 position = torch.full((batch_size,), float(value))
             else:
                 raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
@@ -92,7 +93,14 @@ def weights_from_classes(
     return weights
 
 
+def is_number(value: Any, low: float, high: float) -> bool:
+    """Whether `value` is a finite real number from `low` to `high`."""
+    return isinstance(value, Real) and math.isfinite(value) and low <= float(value) <= high
+
+
 def _check_attributes(argument: str, attributes: Mapping[str, list[str]], given: Mapping[str, Any]) -> None:
+    if not given:
+        raise ValueError(f"`{argument}` is empty; expected at least one of {list(attributes)}.")
     for attribute in given:
         if attribute not in attributes:
             raise ValueError(f"`{argument}` names attribute {attribute!r}; expected one of {list(attributes)}.")
@@ -102,7 +110,7 @@ def _check_classes(argument: str, attribute: str, classes: list[str], given: Map
     for name, value in given.items():
         if name not in classes:
             raise ValueError(f"`{argument}` names class {name!r} of '{attribute}'; expected one of {classes}.")
-        if not (isinstance(value, int | float) and math.isfinite(value)):
+        if not is_number(value, -math.inf, math.inf):
             raise ValueError(
                 f"`{argument}` for class '{name}' of '{attribute}' is {value!r}; expected a finite number."
             )
@@ -133,8 +141,9 @@ def guidance_gradient(
 
 def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:
     """Raise `ValueError` unless the interval is two shares of the steps, in order."""
-    start, end = guidance_interval
-    if not 0 <= start <= end <= 1:
+    is_pair = isinstance(guidance_interval, tuple | list) and len(guidance_interval) == 2
+    start, end = guidance_interval if is_pair else (math.nan, math.nan)
+    if not (is_number(end, 0, 1) and is_number(start, 0, end)):
         raise ValueError(
             f"`guidance_interval` is {guidance_interval}; expected (start, end) with 0 <= start <= end <= 1."
         )

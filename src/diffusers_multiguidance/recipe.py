@@ -13,19 +13,18 @@ import yaml
 def parse_arguments(
     parser: argparse.ArgumentParser, section: str, argv: list[str] | None = None
 ) -> argparse.Namespace:
-    """Parse flags over the values that `section` of the `--recipe` file sets.
+    """Parse flags after those that `section` of the `--recipe` file gives.
 
     A recipe is a YAML mapping with one section per script, whose keys are the script's flags.
     """
-    parser.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="Sets flags; those given here override it.")
+    parser.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="Gives flags; those on the command line win.")
+    argv = sys.argv[1:] if argv is None else argv
     recipe = parser.parse_known_args(argv)[0].recipe
-    if recipe is not None:
-        parser.set_defaults(**read_recipe(recipe, section, parser))
-    return parser.parse_args(argv)
+    return parser.parse_args([*(read_recipe(recipe, section) if recipe else []), *argv])
 
 
-def read_recipe(recipe: Path, section: str, parser: argparse.ArgumentParser) -> dict[str, object]:
-    """The flags that one section of a recipe sets, converted as the parser converts words."""
+def read_recipe(recipe: Path, section: str) -> list[str]:
+    """One section of a recipe as the words of a command line."""
     try:
         content = yaml.safe_load(recipe.read_text())
     except OSError as error:
@@ -36,23 +35,19 @@ def read_recipe(recipe: Path, section: str, parser: argparse.ArgumentParser) -> 
         raise ValueError(
             f"`--recipe` {recipe} has no section '{section}'; expected a mapping of flags under that name."
         )
-    actions = {action.dest: action for action in parser._actions}
-    values: dict[str, object] = {}
+    words: list[str] = []
     for flag, value in content[section].items():
-        if flag not in actions or flag in ("help", "recipe"):
-            raise ValueError(f"`--recipe` sets {flag!r} in section '{section}'; expected only flags of this script.")
-        convert = actions[flag].type
-        if isinstance(value, list):
-            values[flag] = [convert(str(item)) if callable(convert) else item for item in value]
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            values[flag] = convert(str(value)) if callable(convert) else value
-    return values
+            words += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return words
 
 
 def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, section: str) -> None:
     """Run a training script; a wrong value ends in one sentence and exit code 2."""
     try:
         main(parse_arguments(parser, section))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(2)

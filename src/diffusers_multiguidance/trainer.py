@@ -24,13 +24,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from datasets import Dataset, load_dataset, load_from_disk
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import SchedulerType, get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
-from .files import replace_folder
+from .seeds import stream_seed
 
 Batch = dict[str, torch.Tensor]
 
@@ -47,22 +47,19 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataloader_num_workers", type=int, default=0)
     parser.add_argument("--max_train_steps", type=int, default=250_000, help="Optimizer steps.")
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument(
-        "--lr_scheduler", default="constant", help="Any of diffusers' schedules: constant, cosine, ..."
-    )
+    schedules = [schedule.value for schedule in SchedulerType if schedule != SchedulerType.PIECEWISE_CONSTANT]
+    parser.add_argument("--lr_scheduler", choices=schedules, default="constant")
     parser.add_argument("--lr_warmup_steps", type=int, default=0, help="In optimizer steps.")
     parser.add_argument("--adam_weight_decay", type=float, default=0.0)
+    parser.add_argument("--max_grad_norm", type=float, default=1.0, help="Clip gradients here; the paper doesn't say.")
     parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
     parser.add_argument("--use_ema", action=flag, default=True, help="Average the weights, with warm-up.")
     parser.add_argument("--ema_max_decay", type=float, default=0.9999)
     parser.add_argument("--checkpointing_steps", type=int, default=1000)
     parser.add_argument("--checkpoints_total_limit", type=int, default=2)
     parser.add_argument("--resume_from_checkpoint", help="A checkpoint folder, or 'latest'.")
-    parser.add_argument("--save_images_steps", type=int, default=1000, help="How often to save a picture of progress.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report_to", help="A tracker of accelerate: tensorboard, wandb, ...")
-    parser.add_argument("--push_to_hub", action=flag, default=False)
-    parser.add_argument("--hub_model_id", help="Repository to push to; defaults to the output folder's name.")
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:
@@ -78,15 +75,17 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         "max_train_steps",
         "checkpointing_steps",
         "checkpoints_total_limit",
-        "save_images_steps",
     ):
         if getattr(args, name) < 1:
             raise ValueError(f"`--{name}` is {getattr(args, name)}; expected at least 1.")
     for name in ("lr_warmup_steps", "dataloader_num_workers", "seed", "adam_weight_decay"):
         if getattr(args, name) < 0:
             raise ValueError(f"`--{name}` is {getattr(args, name)}; expected at least 0.")
-    if not (0 < args.learning_rate < math.inf):
-        raise ValueError(f"`--learning_rate` is {args.learning_rate}; expected a number above 0.")
+    for name in ("learning_rate", "max_grad_norm"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise ValueError(f"`--{name}` is {getattr(args, name)}; expected a number above 0.")
+    if args.seed >= 2**32:
+        raise ValueError(f"`--seed` is {args.seed}; expected a number below 2**32.")
     if not 0 <= args.ema_max_decay < 1:
         raise ValueError(f"`--ema_max_decay` is {args.ema_max_decay}; expected a number from 0 to below 1.")
 
@@ -99,6 +98,8 @@ def load_training_set(args: argparse.Namespace) -> Dataset:
         raise ValueError(f"`--train_data_dir` is {str(args.train_data_dir)!r}; expected a folder that exists.")
     elif (args.train_data_dir / "dataset_info.json").exists():
         dataset = load_from_disk(args.train_data_dir)
+    elif (args.train_data_dir / "dataset_dict.json").exists():
+        dataset = load_from_disk(args.train_data_dir)["train"]
     else:
         dataset = load_dataset("imagefolder", data_dir=str(args.train_data_dir), split="train")
     if "image" not in dataset.column_names:
@@ -145,7 +146,7 @@ class RunSampler(Sampler[int]):
         for number in range(self.start, self.stop):
             if number // self.num_images != epoch:
                 epoch = number // self.num_images
-                generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
+                generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch))
                 order = torch.randperm(self.num_images, generator=generator)
             yield int(order[number % self.num_images])
 
@@ -213,6 +214,7 @@ def train(
     description: str,
     seed: int,
     save_images: Callable[[Any, int], None] | None = None,
+    save_images_steps: int = 1,
 ) -> tuple[Any, dict[str, Any]]:
     """Train `model` for `--max_train_steps`, resuming where `--resume_from_checkpoint` says.
 
@@ -220,7 +222,8 @@ def train(
         dataset: of tensors, see `with_tensors`.
         compute_loss: scalars to log by name, "loss" among them, from the prepared model and a batch.
         output_dir: where checkpoints go.
-        save_images: called with the model (averaged, in eval mode) and the step, on the main process.
+        save_images: called with the model (averaged, in eval mode) and the step, on the main process, every
+            `save_images_steps` and after the last.
 
     Returns:
         The trained model with averaged weights, and a record of the run: steps, seconds, last losses.
@@ -246,7 +249,13 @@ def train(
     prepared, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(*registered)
     if resume is not None:
-        accelerator.load_state(str(resume))
+        try:
+            accelerator.load_state(str(resume))
+        except (OSError, RuntimeError, KeyError, IndexError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"`--resume_from_checkpoint` {resume} does not fit this run: {reason}") from error
+        if ema is not None:
+            ema.to(accelerator.device)
 
     images_per_micro_batch = args.train_batch_size * accelerator.num_processes
     images_per_step = images_per_micro_batch * args.gradient_accumulation_steps
@@ -269,13 +278,14 @@ def train(
     logs: dict[str, float] = {}
     model.train()
     for batch in loader:
-        torch.manual_seed((seed << 32) + micro_step * accelerator.num_processes + accelerator.process_index)
+        stream = micro_step * accelerator.num_processes + accelerator.process_index
+        torch.manual_seed(stream_seed(seed, stream))
         micro_step += 1
         with accelerator.accumulate(prepared):
             losses = compute_loss(prepared, batch)
             accelerator.backward(losses["loss"])
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
+                accelerator.clip_grad_norm_(prepared.parameters(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
         if not accelerator.sync_gradients:
@@ -290,10 +300,10 @@ def train(
             accelerator.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=progress.step)
         bar.update()
         is_last = progress.step == args.max_train_steps
-        if progress.step % args.checkpointing_steps == 0 and not is_last:
+        if progress.step % args.checkpointing_steps == 0 or is_last:
             progress.seconds, clock = progress.seconds + time.monotonic() - clock, time.monotonic()
             save_checkpoint(accelerator, output_dir, progress.step, args.checkpoints_total_limit)
-        if save_images is not None and (progress.step % args.save_images_steps == 0 or is_last):
+        if save_images is not None and (progress.step % save_images_steps == 0 or is_last):
             if accelerator.is_main_process:
                 with_averages(model, ema, lambda: save_images(model, progress.step))
             accelerator.wait_for_everyone()
@@ -335,17 +345,11 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, total
     accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        shutil.rmtree(output_dir / f"checkpoint-{step}", ignore_errors=True)  # of a run resumed before it
         temporary.rename(output_dir / f"checkpoint-{step}")
         for old in find_checkpoints(output_dir)[:-total_limit]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
-
-
-def save_component(model: Any, folder: Path, record: dict[str, Any], args: argparse.Namespace) -> None:
-    """Save a trained network as safetensors, with `training.json`: flags, versions, machine, time and losses."""
-    with replace_folder(folder) as temporary:
-        model.to(memory_format=torch.contiguous_format).save_pretrained(temporary)
-        write_record(temporary, record, args)
 
 
 def write_record(folder: Path, record: dict[str, Any], args: argparse.Namespace) -> None:

@@ -64,7 +64,7 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
         layers_per_block: residual blocks per resolution.
         norm_num_groups: groups of the group norms; must divide every width.
-        attention_head_dim: channels per attention head.
+        attention_head_dim: channels per attention head; must divide the widths that attend, the last among them.
         dropout: dropout within the residual blocks.
     """
 
@@ -90,8 +90,14 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         size, width = sample_size, block_out_channels[0]
         for level, next_width in enumerate(block_out_channels):
             is_last = level == len(block_out_channels) - 1
+            attends = size in attention_resolutions
+            if next_width % norm_num_groups or ((attends or is_last) and next_width % attention_head_dim):
+                raise ValueError(
+                    f"`block_out_channels` has {next_width}; expected multiples of `norm_num_groups`, "
+                    f"{norm_num_groups}, and where there is attention of `attention_head_dim`, {attention_head_dim}."
+                )
             block = get_down_block(
-                "AttnDownBlock2D" if size in attention_resolutions else "ResnetDownsampleBlock2D",
+                "AttnDownBlock2D" if attends else "ResnetDownsampleBlock2D",
                 num_layers=layers_per_block,
                 in_channels=width,
                 out_channels=next_width,
@@ -141,8 +147,10 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
             hidden_states, _ = block(hidden_states, temb=emb)
         hidden_states = self.mid_block(hidden_states, emb)
         logits = self.pool(F.silu(self.norm_out(hidden_states)))
-        sizes = [len(classes) for classes in self.attributes.values()]
-        return NoisyClassifierOutput(dict(zip(self.attributes, logits.split(sizes, dim=1), strict=True)))
+        # By name: a saved configuration has its attributes sorted, a new one as they were given.
+        names = sorted(self.attributes)
+        by_name = logits.split([len(self.attributes[name]) for name in names], dim=1)
+        return NoisyClassifierOutput(dict(zip(names, by_name, strict=True)))
 
 
 class NoisyClassifierSet(ModelMixin, ConfigMixin):

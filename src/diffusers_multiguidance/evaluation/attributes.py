@@ -23,15 +23,16 @@ class CirclePosition:
     """Horizontal position z of the one circle in the image (paper, section 5.5), by contour detection with OpenCV.
 
     NaN (malformed) unless there is exactly one contour and it fits a circle of radius 2: enclosing radius 1.5 to 2.75
-    pixels (the drawn circle has 2.0).
+    (the drawn circle has 2.0) and 9 to 17 bright pixels (the drawn circle has 13).
     """
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.array([self._measure(image) for image in to_grey(images)])
 
     def _measure(self, image: np.ndarray) -> float:
-        contours, _ = cv2.findContours((image > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        if len(contours) != 1:
+        bright = image > 127
+        contours, _ = cv2.findContours(bright.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        if len(contours) != 1 or not 9 <= bright.sum() <= 17:
             return float("nan")
         (x, _), radius = cv2.minEnclosingCircle(contours[0])
         if not RADIUS - 0.5 <= radius <= RADIUS + 0.75:

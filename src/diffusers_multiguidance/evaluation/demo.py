@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from ..images import image_grid, to_pil
 from .report import draw_histogram, summarize
@@ -22,8 +22,10 @@ def write_demo(
     summaries = {name: summarize(measured) for name, measured in values.items()}
     (folder / "demo.json").write_text(json.dumps(summaries, indent=2) + "\n")
 
-    figure = plt.figure(figsize=(9, 7.2), layout="constrained")
-    axes = figure.subplot_mosaic([list(images_by_name), ["histogram"] * len(images_by_name)], height_ratios=[2, 1])
+    figure = Figure(figsize=(9, 7.2), layout="constrained")
+    axes: Any = figure.subplot_mosaic(
+        [list(images_by_name), ["histogram"] * len(images_by_name)], height_ratios=[2, 1]
+    )
     for name, images in images_by_name.items():
         grid = image_grid(to_pil(images), columns=8)
         axes[name].imshow(grid, cmap="gray", vmin=0, vmax=255)
@@ -31,5 +33,4 @@ def write_demo(
         axes[name].axis("off")
     draw_histogram(axes["histogram"], values, attribute)
     figure.savefig(folder / "demo.png", dpi=120)
-    plt.close(figure)
     return summaries

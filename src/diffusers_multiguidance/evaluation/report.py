@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..images import image_grid, to_pil
 from .uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform, share_in_gap, share_malformed
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 
 def summarize(values: np.ndarray, delta: float = 0.2) -> dict[str, Any]:
@@ -39,13 +36,20 @@ def summarize(values: np.ndarray, delta: float = 0.2) -> dict[str, Any]:
 
 def draw_histogram(axes: Any, values_by_name: dict[str, np.ndarray], attribute: str, delta: float = 0.2) -> None:
     """Histograms of an attribute over [0, 1], the gap shaded, on matplotlib axes."""
-    axes.axvspan(delta, 1 - delta, color="0.92", label="never seen in training")
+    axes.axvspan(delta, 1 - delta, color="0.92", label=f"gap, {delta:g} to {1 - delta:g}")
     for name, values in values_by_name.items():
         measured = values[~np.isnan(values)]
         weights = np.full(len(measured), 1 / len(values))
         axes.hist(measured, bins=50, range=(0, 1), weights=weights, histtype="stepfilled", alpha=0.6, label=name)
     axes.set(xlabel=attribute, ylabel="share of images", xlim=(0, 1))
     axes.legend(frameon=False)
+
+
+def save_histogram(values_by_name: dict[str, np.ndarray], attribute: str, path: Path, delta: float = 0.2) -> None:
+    """`draw_histogram` as a PNG."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    draw_histogram(figure.subplots(), values_by_name, attribute, delta)
+    figure.savefig(path, dpi=120)
 
 
 def write_report(
@@ -67,9 +71,6 @@ def write_report(
         "values": [None if np.isnan(v) else round(float(v), 5) for v in values],
     }
     (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
-    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    draw_histogram(axes, {"samples": values}, attribute, delta)
-    figure.savefig(folder / "histogram.png", dpi=120)
-    plt.close(figure)
+    save_histogram({"samples": values}, attribute, folder / "histogram.png", delta)
     image_grid(to_pil(images[:256])).save(folder / "grid.png")
     return summary

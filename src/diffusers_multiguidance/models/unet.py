@@ -30,7 +30,7 @@ def create_unet(
         sample_size: height and width in pixels.
         channels: image channels.
         block_out_channels: width per resolution, from full resolution down; each must be a multiple of
-            `norm_num_groups`.
+            `norm_num_groups` and, where there is attention, of `attention_head_dim`.
         attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
         learned_variance: predict the variance in a second half of the output channels (eq. 8).
         resample_type: change the resolution by a residual block ("resnet") or one convolution ("conv", the cheaper).
@@ -43,6 +43,12 @@ def create_unet(
     }[resample_type]
     sizes = [sample_size // 2**level for level in range(len(block_out_channels))]
     with_attention = [size in attention_resolutions for size in sizes]
+    for width, attend in zip(block_out_channels, [*with_attention[:-1], True], strict=True):  # the middle attends
+        if width % norm_num_groups or (attend and width % attention_head_dim):
+            raise ValueError(
+                f"`block_out_channels` has {width}; expected multiples of `norm_num_groups` ({norm_num_groups}) and, "
+                f"where there is attention, of `attention_head_dim` ({attention_head_dim})."
+            )
     unet = UNet2DModel(
         sample_size=sample_size,
         in_channels=channels,
