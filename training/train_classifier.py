@@ -19,6 +19,7 @@ from datasets import ClassLabel
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.guidance import check_guidance_interval
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.recipe import run_script
@@ -51,6 +52,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--norm_num_groups", type=int, default=32)
     parser.add_argument("--attention_head_dim", type=int, default=64)
     parser.add_argument("--guidance_scale", type=float, default=60.0, help="Default of the finished pipeline.")
+    parser.add_argument("--guidance_interval", type=float, nargs=2, default=[0.0, 1.0], help="Default, likewise.")
     return parser
 
 
@@ -68,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"`--layers_per_block` is {args.layers_per_block}; expected at least 1.")
     if not 0 <= args.guidance_scale < math.inf:
         raise ValueError(f"`--guidance_scale` is {args.guidance_scale}; expected a number of at least 0.")
+    check_guidance_interval(args.guidance_interval)
     if args.resume_from_checkpoint not in (None, "latest"):
         raise ValueError(f"`--resume_from_checkpoint` is {args.resume_from_checkpoint!r}; expected 'latest'.")
     done = sorted(args.output_dir.glob("member-*"))
@@ -150,6 +153,7 @@ def main(args: argparse.Namespace) -> None:
             unguided.scheduler,
             unguided.config["default_num_inference_steps"],
             args.guidance_scale,
+            tuple(args.guidance_interval),
         )
         with replace_folder(args.output_dir / "pipeline") as folder:
             pipeline.save_pretrained(folder)

@@ -93,6 +93,7 @@ def sample(
             **call,
             "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
             "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
+            "guidance_interval": loaded.config["default_guidance_interval"],
             "seconds": round(seconds, 2),
             "versions": {name: version(name) for name in ("diffusers-multiguidance", "diffusers", "torch", "numpy")},
         }

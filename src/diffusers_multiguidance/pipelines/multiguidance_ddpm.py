@@ -58,6 +58,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         scheduler: a stock scheduler, whose configuration alone is used.
         default_num_inference_steps: what the call's `num_inference_steps=None` means.
         default_guidance_scale: what the call's `guidance_scale=None` means.
+        default_guidance_interval: what the call's `guidance_interval=None` means.
     """
 
     model_cpu_offload_seq = "unet->classifiers"
@@ -70,6 +71,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
+        default_guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
         for config in [] if classifiers is None else classifiers.config["member_configs"]:
@@ -80,7 +82,9 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 )
         self.register_modules(unet=unet, classifiers=classifiers, scheduler=scheduler)
         self.register_to_config(
-            default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
+            default_num_inference_steps=default_num_inference_steps,
+            default_guidance_scale=default_guidance_scale,
+            default_guidance_interval=default_guidance_interval,
         )
 
     @property
@@ -95,7 +99,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         target: Mapping[str, Target] | str | None = None,
         guidance_scale: float | None = None,
         guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] | None = None,
         num_inference_steps: int | None = None,
         sampler: str = "ddpm",
         eta: float = 0.0,
@@ -114,7 +118,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. None takes the
                 pipeline's default.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
-            guidance_interval: share of the steps, from noise to image, in which to guide.
+            guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes
+                the pipeline's default.
             num_inference_steps: evenly respaced steps S, at most the T of training. None takes the pipeline's default.
             sampler: "ddpm", ancestral, the mean shifted by variance * gradient; or "ddim", the score shifted. The same
                 scale is not the same strength under both.
@@ -132,6 +137,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         """
         num_inference_steps = self._default(num_inference_steps, "default_num_inference_steps")
         guidance_scale = self._default(guidance_scale, "default_guidance_scale")
+        guidance_interval = self._default(guidance_interval, "default_guidance_interval")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
         for stream in generator if isinstance(generator, list) else [generator]:
