@@ -3,13 +3,13 @@
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -35,14 +35,26 @@ COMMON = {"resolution": 16, "train_batch_size": 4, "max_train_steps": 6, "learni
 
 
 def launch_command(script: str, *flags: object, processes: int = 1) -> list[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}"]
+    if processes > 1:
+        command.append("--multi_gpu")  # torchrun; with ACCELERATE_USE_CPU the processes meet through gloo
     return [*command, str(ROOT / "training" / script), *map(str, flags)]
+
+
+CPU = {**os.environ, "ACCELERATE_USE_CPU": "true"}
 
 
 def launch(script: str, *flags: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run a training script as its users do."""
     command = launch_command(script, *flags, processes=processes)
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=CPU)
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """SIGKILL for the launcher and everything it started."""
+    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+        victim.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +149,12 @@ def test_interrupted_and_resumed_is_as_never_stopped(recipe, processes, tmp_path
         launch_command("train_unet.py", *flags, parts, processes=processes),
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        env=CPU,
     )
     while not (parts / "checkpoint-2").exists():
         assert interrupted.poll() is None
         time.sleep(0.02)
-    os.killpg(interrupted.pid, signal.SIGKILL)
-    interrupted.wait()
+    kill_all(interrupted)
     assert not (parts / "pipeline").exists()
 
     result = launch("train_unet.py", *flags, parts, processes=processes)
@@ -191,7 +202,11 @@ def test_a_folder_of_images_is_a_training_set(tmp_path):
             "`--resume_from_checkpoint` is 'nowhere'; expected",
         ),
         ("train_classifier.py", ["--attributes", "size"], "`--attributes` names 'size'; expected"),
-        ("train_classifier.py", ["--pipeline", "nowhere"], "`pretrained_model_name_or_path` 'nowhere'"),
+        (
+            "train_classifier.py",
+            ["--pipeline", "no/where/at/all"],
+            "`pretrained_model_name_or_path` 'no/where/at/all'",
+        ),
         ("build_dataset.py", ["--delta", 0.9], "`delta` is 0.9; expected"),
         ("build_dataset.py", ["--dataset", "squares"], "invalid choice: 'squares'"),
         ("train_unet.py", ["--ddpm_num_inference_steps", 51], "`--ddpm_num_inference_steps` is 51; expected"),
