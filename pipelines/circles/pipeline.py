@@ -817,8 +817,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. None takes the
                 pipeline's default.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
-            guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes the
-                pipeline's default.
+            guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes
+                the pipeline's default.
             num_inference_steps: evenly respaced steps S, at most the T of training. None takes the pipeline's default.
             sampler: "ddpm", ancestral, the mean shifted by variance * gradient; or "ddim", the score shifted. The same
                 scale is not the same strength under both.
