@@ -63,10 +63,9 @@ def main(
     singles = [result for name, result in results.items() if name.startswith("classifier")]
     for figure in ("share_in_gap", "share_malformed"):
         shares = [single[figure] for single in singles]
-        results[f"one classifier, {figure}, mean"] = float(np.mean(shares))
-        results[f"one classifier, {figure}, standard deviation"] = (
-            float(np.std(shares, ddof=1)) if shares[1:] else None
-        )
+        if shares[1:]:
+            results[f"one classifier, {figure}, mean"] = float(np.mean(shares))
+            results[f"one classifier, {figure}, standard deviation"] = float(np.std(shares, ddof=1))
     with add_to_folder(out) as folder:
         (folder / "interpolation.json").write_text(json.dumps(results, indent=2) + "\n")
         save_histogram({name: values[name] for name in ("unguided", "set")}, attribute, folder / "histogram.png")
