@@ -1,23 +1,25 @@
-"""Train a classifier of clean images, to judge generated ones: for example which digit, and how surely.
+"""Train a judge of clean images: which class of a label column (say, which digit), or how much of a factor.
 
     accelerate launch training/train_evaluator.py --recipe training/recipes/digits.yaml
+    accelerate launch training/train_evaluator.py --train_data_dir faces --attribute factor_Smiling --output_dir smiling
 
-Writes a `timm` network and its labels to `<output_dir>/evaluator`; `evaluation.quality` reads it.
+A column of floats in [0, 1] is regressed (paper, appendix K), a label column is classified and its probabilities are
+calibrated by a temperature on the held-out images (paper, appendix D). Writes an `ImageClassifier` to
+`<output_dir>/evaluator`, with its figures on the held-out images in `training.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-import timm
+import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import ClassLabel
-from safetensors.torch import save_file
+from datasets import ClassLabel, Dataset, Value
 
 from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.models.image_classifier import ImageClassifier
 from diffusers_multiguidance.recipe import run_script
 from diffusers_multiguidance.trainer import (
     Batch,
@@ -35,35 +37,89 @@ from diffusers_multiguidance.trainer import (
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser)
-    parser.add_argument("--attribute", help="Label column to classify.")
+    parser.add_argument("--attribute", help="Label column to classify, or column of numbers in [0, 1] to regress.")
     parser.add_argument("--model", default="resnet10t", help="Any network of timm.")
-    parser.add_argument("--eval_share", type=float, default=0.1, help="Held out to measure accuracy; may be 0.")
+    parser.add_argument("--eval_share", type=float, default=0.1, help="Held out to measure and calibrate; may be 0.")
     return parser
+
+
+def judge(model: ImageClassifier, dataset: Dataset, resolution: int, column: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and true values of every row of `dataset`."""
+    batches = with_tensors(dataset, resolution, [column]).iter(256)
+    with torch.no_grad():
+        pairs = [(model(torch.stack(batch["image"])), torch.tensor(batch[column])) for batch in batches]
+    return torch.cat([logits for logits, _ in pairs]), torch.cat([values for _, values in pairs])
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The temperature that makes held-out labels most probable (temperature scaling, Guo et al. 2017)."""
+    log_temperature = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / log_temperature.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return float(log_temperature.detach().exp())
+
+
+def classification_figures(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    probabilities, predicted = logits.softmax(dim=1).max(dim=1)
+    return {
+        "held_out_images": len(labels),
+        "held_out_accuracy": float((predicted == labels).float().mean()),
+        "held_out_cross_entropy": float(F.cross_entropy(logits, labels)),
+        "held_out_recognized_above_0.9": float((probabilities > 0.9).float().mean()),
+    }
+
+
+def regression_figures(logits: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
+    error = (logits.squeeze(1).sigmoid() - values).double()
+    tenths = (values * 10).long().clamp(0, 9)
+    return {
+        "held_out_images": len(values),
+        "held_out_mean_absolute_error": float(error.abs().mean()),
+        "held_out_root_mean_squared_error": float(error.square().mean().sqrt()),
+        "held_out_bias_by_tenth": [round(float(error[tenths == tenth].mean()), 4) for tenth in range(10)],
+    }
 
 
 def main(args: argparse.Namespace) -> None:
     check_training_arguments(args)
     dataset = load_training_set(args)
     feature = dataset.features.get(args.attribute)
-    if not isinstance(feature, ClassLabel):
-        raise ValueError(f"`--attribute` is {args.attribute!r}; expected a label column of {dataset.column_names}.")
+    is_factor = feature in (Value("float32"), Value("float64"))
+    if not (is_factor or isinstance(feature, ClassLabel)):
+        raise ValueError(
+            f"`--attribute` is {args.attribute!r}; expected a column of labels or numbers, of {dataset.column_names}."
+        )
+    column = np.asarray(dataset[args.attribute])
+    known = np.flatnonzero((column >= 0) & (column <= 1) if is_factor else column >= 0)
+    if len(known) < len(dataset):
+        print(f"{len(dataset) - len(known)} of {len(dataset)} images have no '{args.attribute}' and are left out.")
+        dataset = dataset.select(known)
     if not 0 <= args.eval_share < 1:
         raise ValueError(f"`--eval_share` is {args.eval_share}; expected a number from 0 to below 1.")
-    if args.model not in timm.list_models():
-        raise ValueError(f"`--model` is {args.model!r}; expected a name that `timm.list_models()` lists.")
-    channels = image_channels(dataset)
     held_out = None
     if args.eval_share:
-        split = dataset.train_test_split(test_size=args.eval_share, seed=args.seed, stratify_by_column=args.attribute)
+        stratify = None if is_factor else args.attribute
+        split = dataset.train_test_split(test_size=args.eval_share, seed=args.seed, stratify_by_column=stratify)
         dataset, held_out = split["train"], split["test"]
     accelerator = create_accelerator(args)
     torch.manual_seed(args.seed)
-    model = timm.create_model(args.model, num_classes=feature.num_classes, in_chans=channels)
+    classes = None if is_factor else feature.names
+    model = ImageClassifier(args.model, args.attribute, classes, image_channels(dataset), args.resolution)
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
         logits = model(batch["image"])
-        accuracy = (logits.argmax(dim=1) == batch[args.attribute]).float().mean()
-        return {"loss": F.cross_entropy(logits, batch[args.attribute]), "accuracy": accuracy}
+        values = batch[args.attribute]
+        if is_factor:
+            return {"loss": F.mse_loss(logits.squeeze(1).sigmoid(), values.float())}
+        accuracy = (logits.argmax(dim=1) == values).float().mean()
+        return {"loss": F.cross_entropy(logits, values), "accuracy": accuracy}
 
     model, record = train(
         accelerator,
@@ -78,17 +134,15 @@ def main(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         model = model.cpu().to(memory_format=torch.contiguous_format)
         if held_out is not None:
-            rows = with_tensors(held_out, args.resolution, [args.attribute])
-            with torch.no_grad():
-                probabilities = model(torch.stack([row["image"] for row in rows])).softmax(dim=1)
-            labels = torch.tensor(held_out[args.attribute])
-            record["held_out_images"] = len(labels)
-            record["held_out_accuracy"] = float((probabilities.argmax(dim=1) == labels).float().mean())
-            record["held_out_recognized_above_0.9"] = float((probabilities.max(dim=1).values > 0.9).float().mean())
-        config = {"model": args.model, "channels": channels, "attribute": args.attribute, "classes": feature.names}
+            logits, values = judge(model, held_out, args.resolution, args.attribute)
+            if is_factor:
+                record |= regression_figures(logits, values)
+            else:
+                temperature = fit_temperature(logits, values)
+                model.register_to_config(temperature=temperature)
+                record |= classification_figures(logits / temperature, values)
         with replace_folder(args.output_dir / "evaluator") as folder:
-            save_file(model.state_dict(), folder / "model.safetensors")
-            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            model.save_pretrained(folder)
             write_record(folder, record, args)
     accelerator.end_training()
 

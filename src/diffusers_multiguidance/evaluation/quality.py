@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
-from safetensors.torch import load_file
+
+from ..models.image_classifier import ImageClassifier
 
 
-def class_probabilities(evaluator: Path, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def evaluator_logits(evaluator: ImageClassifier, images: np.ndarray, batch_size: int = 256) -> torch.Tensor:
     """What an evaluator says of images.
 
     Args:
-        evaluator: folder with `config.json` and `model.safetensors`.
         images: (N, H, W, C) uint8.
 
     Returns:
-        (N, number of classes).
+        (N, number of outputs).
+
+    Raises:
+        ValueError: for images that the evaluator was not made for.
     """
-    config = json.loads((evaluator / "config.json").read_text())
-    if images.shape[-1] != config["channels"]:
-        raise ValueError(f"`images` have {images.shape[-1]} channels; expected {config['channels']}.")
-    model = timm.create_model(config["model"], num_classes=len(config["classes"]), in_chans=config["channels"])
-    model.load_state_dict(load_file(evaluator / "model.safetensors"))
-    model.eval()
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    expected = (evaluator.config["sample_size"], evaluator.config["sample_size"], evaluator.config["in_channels"])
+    if images.shape[1:] != expected:
+        raise ValueError(
+            f"`images` have shape {images.shape}; expected (N, *{expected}), as the evaluator was trained."
+        )
+    evaluator.eval()
     with torch.inference_mode():
-        return torch.cat([model(batch).softmax(dim=1) for batch in pixels.split(batch_size)]).numpy()
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return torch.cat([evaluator(batch.float() / 127.5 - 1) for batch in pixels.split(batch_size)])
+
+
+def class_probabilities(evaluator: str | Path, images: np.ndarray) -> np.ndarray:
+    """(N, number of classes), from the evaluator in a folder; see `evaluator_logits`."""
+    return evaluator_logits(ImageClassifier.from_pretrained(evaluator), images).softmax(dim=1).numpy()
 
 
 def share_recognized(probabilities: np.ndarray, threshold: float = 0.9) -> float:

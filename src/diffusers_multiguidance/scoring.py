@@ -1,0 +1,71 @@
+"""Scorers of an extreme set: networks trained on its noisy labels, and what they say of every image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from .files import replace_folder
+from .models.image_classifier import ImageClassifier
+from .trainer import Batch, image_channels, train, with_tensors
+
+
+def train_scorer(
+    accelerator: Accelerator, dataset: Dataset, attribute: str, args: argparse.Namespace, folder: Path, seed: int
+) -> ImageClassifier:
+    """Train a `timm` network on a label column with two classes, or load it where that was done before.
+
+    Args:
+        args: the training flags, and `--scorer_model`, `--label_smoothing`, `--random_flip`.
+        folder: for checkpoints, and the finished network in its `scorer`.
+    """
+    finished = folder / "scorer"
+    if not finished.exists():
+        torch.manual_seed(seed)
+        classes = dataset.features[attribute].names
+        model = ImageClassifier(args.scorer_model, attribute, classes, image_channels(dataset), args.resolution)
+
+        def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+            images, labels = batch["image"], batch[attribute]
+            if args.random_flip:
+                flip = (torch.rand(len(images)) < 0.5).to(images.device)
+                images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+            logits = model(images)
+            accuracy = (logits.argmax(dim=1) == labels).float().mean()
+            loss = F.cross_entropy(logits, labels, label_smoothing=args.label_smoothing)
+            return {"loss": loss, "accuracy": accuracy}
+
+        tensors = with_tensors(dataset, args.resolution, [attribute])
+        model, _ = train(accelerator, model, tensors, compute_loss, args, folder, folder.name, seed)
+        if accelerator.is_main_process:
+            with replace_folder(finished) as temporary:
+                model.cpu().to(memory_format=torch.contiguous_format).save_pretrained(temporary)
+        accelerator.wait_for_everyone()
+    return ImageClassifier.from_pretrained(finished)
+
+
+def log_odds(
+    accelerator: Accelerator, model: ImageClassifier, dataset: Dataset, args: argparse.Namespace, description: str
+) -> np.ndarray:
+    """Log-odds of the second class, (N,) float32, of every image in `dataset`, in its order."""
+    model = model.to(accelerator.device, memory_format=torch.channels_last).eval()
+    loader = accelerator.prepare(
+        DataLoader(
+            with_tensors(dataset, args.resolution, []), args.eval_batch_size, num_workers=args.dataloader_num_workers
+        )
+    )
+    scores = []
+    with torch.inference_mode():
+        for batch in tqdm(loader, desc=description, disable=not accelerator.is_main_process):
+            logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
+            scores.append(accelerator.gather_for_metrics(logits[:, 1] - logits[:, 0]).float().cpu())
+    return torch.cat(scores).numpy()
