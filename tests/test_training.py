@@ -66,7 +66,8 @@ def recipe(tmp_path_factory) -> Path:
             "dataset": "circles",
             "num_images": 200,
             "resolution": 16,
-            "extremes": "position",
+            "attribute": ["position"],
+            "extremes": True,
             "output_dir": str(folder / "data"),
         },
         "train_unet": {

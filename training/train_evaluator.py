@@ -1,7 +1,7 @@
 """Train a judge of clean images: which class of a label column (say, which digit), or how much of a factor.
 
     accelerate launch training/train_evaluator.py --recipe training/recipes/digits.yaml
-    accelerate launch training/train_evaluator.py --train_data_dir faces --attribute factor_Smiling --output_dir smiling
+    accelerate launch training/train_evaluator.py --train_data_dir faces --attribute factor_Smiling --output_dir out
 
 A column of floats in [0, 1] is regressed (paper, appendix K), a label column is classified and its probabilities are
 calibrated by a temperature on the held-out images (paper, appendix D). Writes an `ImageClassifier` to

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import AutoModel, AutoProcessor
 
 from .files import replace_folder
 from .models.image_classifier import ImageClassifier
@@ -68,4 +69,30 @@ def log_odds(
         for batch in tqdm(loader, desc=description, disable=not accelerator.is_main_process):
             logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
             scores.append(accelerator.gather_for_metrics(logits[:, 1] - logits[:, 0]).float().cpu())
+    return torch.cat(scores).numpy()
+
+
+def zero_shot_log_odds(
+    accelerator: Accelerator, dataset: Dataset, model_name: str, prompts: list[str], args: argparse.Namespace
+) -> np.ndarray:
+    """How much more an image fits the second prompt than the first, (N,) float32, by any CLIP-like checkpoint.
+
+    The paper orders CelebA by age in this way, with FaRL (appendix D).
+    """
+    processor = AutoProcessor.from_pretrained(model_name)
+    model = AutoModel.from_pretrained(model_name).to(accelerator.device).eval()
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        images = [row["image"].convert("RGB") for row in rows]
+        return processor(text=prompts, images=images, return_tensors="pt", padding=True)
+
+    scores = []
+    with torch.inference_mode():
+        for batch in tqdm(
+            DataLoader(dataset.select_columns("image"), args.eval_batch_size, collate_fn=collate),
+            desc="zero-shot scores",
+            disable=not accelerator.is_main_process,
+        ):
+            logits = model(**batch.to(accelerator.device)).logits_per_image
+            scores.append((logits[:, 1] - logits[:, 0]).float().cpu())
     return torch.cat(scores).numpy()

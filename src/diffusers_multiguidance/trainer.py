@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from .seeds import stream_seed
 Batch = dict[str, torch.Tensor]
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+def add_training_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """The flags of diffusers' `train_unconditional.py`, by the same names."""
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--dataset_name", help="Data set on the Hub.")
@@ -50,6 +51,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     schedules = [schedule.value for schedule in SchedulerType if schedule != SchedulerType.PIECEWISE_CONSTANT]
     parser.add_argument("--lr_scheduler", choices=schedules, default="constant")
     parser.add_argument("--lr_warmup_steps", type=int, default=0, help="In optimizer steps.")
+    parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="SGD has momentum 0.9.")
     parser.add_argument("--adam_weight_decay", type=float, default=0.0)
     parser.add_argument("--max_grad_norm", type=float, default=1.0, help="Clip gradients here; the paper doesn't say.")
     parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
@@ -66,8 +68,6 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     """Raise `ValueError` for the first flag that no run could be made of."""
     if args.output_dir is None:
         raise ValueError("`--output_dir` is missing; expected a folder.")
-    if (args.dataset_name is None) == (args.train_data_dir is None):
-        raise ValueError("`--dataset_name` and `--train_data_dir`: expected exactly one of them.")
     for name in (
         "resolution",
         "train_batch_size",
@@ -92,6 +92,8 @@ def check_training_arguments(args: argparse.Namespace) -> None:
 
 def load_training_set(args: argparse.Namespace) -> Dataset:
     """The data set that `--dataset_name` or `--train_data_dir` names."""
+    if (args.dataset_name is None) == (args.train_data_dir is None):
+        raise ValueError("`--dataset_name` and `--train_data_dir`: expected exactly one of them.")
     if args.dataset_name is not None:
         dataset = load_dataset(args.dataset_name, split="train")
     elif not args.train_data_dir.is_dir():
@@ -231,7 +233,8 @@ def train(
     resume = checkpoint_to_resume(output_dir, args.resume_from_checkpoint)
     # channels_last is what convolutions like best, on CPUs too.
     model = model.to(accelerator.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.adam_weight_decay)
+    kind = {"adamw": torch.optim.AdamW, "sgd": partial(torch.optim.SGD, momentum=0.9)}[args.optimizer]
+    optimizer: Any = kind(model.parameters(), lr=args.learning_rate, weight_decay=args.adam_weight_decay)
     # Neither prepared nor stepped by accelerate, which would count once per process.
     lr_scheduler = get_scheduler(
         args.lr_scheduler,

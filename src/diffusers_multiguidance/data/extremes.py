@@ -7,17 +7,34 @@ here by the image's label, so that more is surer and 0 is a toss-up: see `signed
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 
-def keep_extremes(dataset: Dataset, attribute: str, delta: float = 0.2) -> tuple[Dataset, dict[str, Any]]:
-    """Keep the images whose known factor is in [0, delta] or [1 - delta, 1] (paper, section 4.1).
+@dataclass(frozen=True)
+class Selection:
+    """What is kept for one attribute, of the N images of a source.
 
-    Returns:
-        The filtered data set and its provenance: source fingerprint, threshold, counts and the widest gap.
+    Attributes:
+        kept: (N,) mask.
+        labels: (N,) 0 or 1, the end that an image stands for; -1 where it has none.
+        strength: (N,) what was decided on: factor, score, or log-odds of the second class.
+        contradicting: (N,) mask, where the judges are sure of the other label.
+        record: how it was decided; part of the provenance.
+    """
+
+    kept: np.ndarray
+    labels: np.ndarray
+    strength: np.ndarray
+    contradicting: np.ndarray
+    record: dict[str, Any]
+
+
+def select_by_factor(dataset: Dataset, attribute: str, delta: float = 0.2) -> Selection:
+    """Keep the images whose known factor is in [0, delta] or [1 - delta, 1] (paper, section 4.1).
 
     Raises:
         ValueError: for a data set without `factor_<attribute>`, a delta outside (0, 0.5), or an end left empty.
@@ -27,22 +44,53 @@ def keep_extremes(dataset: Dataset, attribute: str, delta: float = 0.2) -> tuple
         raise ValueError(
             f"`attribute` is {attribute!r}; expected one with a factor column, of {dataset.column_names}."
         )
-    if not 0 < delta < 0.5:
-        raise ValueError(f"`delta` is {delta}; expected a number above 0 and below 0.5.")
     factor = np.asarray(dataset[column], dtype=np.float64)
     low, high = factor <= delta, factor >= 1 - delta
+    if not 0 < delta < 0.5:
+        raise ValueError(f"`delta` is {delta}; expected a number above 0 and below 0.5.")
     if not (low.any() and high.any()):
         raise ValueError(f"`delta` is {delta}; expected one that leaves images at both ends of '{attribute}'.")
-    provenance = {
-        "source_fingerprint": dataset._fingerprint,
-        "attribute": attribute,
+    record = {
+        "by": "factor",
         "delta": delta,
-        "num_source_images": len(dataset),
-        "num_low": int(low.sum()),
-        "num_high": int(high.sum()),
+        "num_images": {"source": len(dataset), "low": int(low.sum()), "high": int(high.sum())},
         "widest_gap": [float(factor[low].max()), float(factor[high].min())],
     }
-    return dataset.select(np.flatnonzero(low | high)), provenance
+    return Selection(low | high, np.where(factor > 0.5, 1, 0), factor, np.zeros_like(low), record)
+
+
+def select_by_score(scores: np.ndarray, counts: tuple[int, int]) -> Selection:
+    """Keep the images with the lowest and the highest scores.
+
+    Args:
+        scores: (N,); those that are not a number are left out.
+        counts: how many at the low and at the high end.
+
+    Raises:
+        ValueError: if an end is to be empty or both would overlap.
+    """
+    known = np.isfinite(scores)
+    if min(counts) < 1 or sum(counts) > known.sum():
+        raise ValueError(
+            f"`num_extremes` is {counts[0]} and {counts[1]}; expected at least 1 each, and at most the {known.sum()} "
+            "images that have a score together."
+        )
+    order = np.flatnonzero(known)[np.argsort(scores[known], kind="stable")]
+    low, high = order[: counts[0]], order[-counts[1] :]
+    kept, labels = np.zeros(len(scores), bool), np.full(len(scores), -1)
+    labels[low], labels[high] = 0, 1
+    kept[low] = kept[high] = True
+    record = {
+        "by": "score",
+        "num_images": {
+            "source": len(scores),
+            "without score": int((~known).sum()),
+            "low": counts[0],
+            "high": counts[1],
+        },
+        "widest_gap": [float(scores[low[-1]]), float(scores[high[0]])],
+    }
+    return Selection(kept, labels, scores, np.zeros_like(kept), record)
 
 
 def signed_log_odds(log_odds: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -76,22 +124,30 @@ def least_confident(signed: np.ndarray, seen: np.ndarray | None = None) -> np.nd
     return np.where(seen.all(axis=0), -np.inf, np.where(seen, np.inf, signed).min(axis=0))
 
 
-def most_extreme(signed: np.ndarray, labels: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
-    """Of the images in the mask `kept`, the `count` surest of each label; a mask (N,).
+def most_extreme(strength: np.ndarray, labels: np.ndarray, kept: np.ndarray, counts: tuple[int, int]) -> np.ndarray:
+    """Of the images in the mask `kept`, the `counts` strongest with label 0 and with label 1; a mask (N,).
 
     Raises:
-        ValueError: if a side has fewer.
+        ValueError: if a side has fewer, or none is wanted.
     """
     chosen = np.zeros_like(kept)
-    for label in (0, 1):
+    for label, count in enumerate(counts):
         side = np.flatnonzero(kept & (labels == label))
-        if len(side) < count:
+        if not 0 < count <= len(side):
             raise ValueError(
-                f"`num_extremes` is {count}, but {len(side)} images with label {label} are left; "
-                "expected at most that many, or lower thresholds."
+                f"`num_extremes` is {count} for a side with {len(side)} images left; expected at least 1 and at most "
+                "that many: lower the thresholds or start from more images."
             )
-        chosen[side[np.argsort(-signed[side], kind="stable")[:count]]] = True
+        chosen[side[np.argsort(-strength[side], kind="stable")[:count]]] = True
     return chosen
+
+
+def oversample(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """`indices` (N,) with those of the rarer label repeated, as many whole times as brings the two nearest."""
+    counts = np.bincount(labels, minlength=2)
+    rarer = int(counts.argmin())
+    repeats = max(1, round(counts.max() / max(1, counts.min())))
+    return np.sort(np.concatenate([indices[labels != rarer], np.repeat(indices[labels == rarer], repeats)]))
 
 
 def precise_threshold(signed: np.ndarray, wrong: np.ndarray) -> float:

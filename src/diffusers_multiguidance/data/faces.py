@@ -179,7 +179,7 @@ def draw_face(latents: Latents, rng: np.random.Generator, width: int, height: in
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def _row(seed: int, number: int, width: int, height: int) -> dict[str, Any]:
+def draw_row(seed: int, number: int, width: int, height: int) -> dict[str, Any]:
     """Face number `number` of a seed, whichever other faces are drawn."""
     rng = np.random.default_rng((seed, number))
     smile, hair, skin = rng.random(3).astype(np.float32)
@@ -205,7 +205,7 @@ def hair_label(black: int, blond: int) -> int:
 
 def _rows(numbers: list[int], seed: int, width: int, height: int) -> Iterator[dict[str, Any]]:
     for number in numbers:
-        yield _row(seed, number, width, height)
+        yield draw_row(seed, number, width, height)
 
 
 def faces(num_images: int, resolution: int = 64, seed: int = 0, num_proc: int | None = None) -> Dataset:
@@ -224,7 +224,14 @@ def faces(num_images: int, resolution: int = 64, seed: int = 0, num_proc: int | 
         `image` (RGB), `Smiling`, `Black_Hair`, `Blond_Hair`, `Pale_Skin` ("no" or "yes"), `Hair` ("black", "blond",
         or no label, -1, for neither or both), `factor_Smiling`, `factor_Hair`, `factor_Pale_Skin` (the true latents)
         and `source_index`.
+
+    Raises:
+        ValueError: for less than one image, or a resolution below 16.
     """
+    if num_images < 1:
+        raise ValueError(f"`num_images` is {num_images}; expected at least 1.")
+    if resolution < 16:
+        raise ValueError(f"`resolution` is {resolution}; expected at least 16.")
     arguments = {"seed": seed, "width": resolution, "height": resolution}
     return Dataset.from_generator(
         _rows,

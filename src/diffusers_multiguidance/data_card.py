@@ -1,0 +1,142 @@
+"""The card of an extreme set: what it was made from, how, and what slipped in; with pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from matplotlib.figure import Figure
+
+from .data.extremes import Selection, wrong_images_bound
+from .images import image_grid
+
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "extreme_set.md"
+ASSUMED_ERROR = 0.15  # of each network, the paper's worst case
+PICTURED = 64
+
+
+def save_histograms(before: dict[str, np.ndarray], kept: np.ndarray, path: Path) -> None:
+    """One panel for each quantity: all images behind, the kept ones before them."""
+    figure = Figure(figsize=(5 * len(before), 3), layout="constrained")
+    for axes, (name, values) in zip(figure.subplots(1, len(before), squeeze=False)[0], before.items(), strict=True):
+        known = np.isfinite(values)
+        span = (float(values[known].min()), float(values[known].max()))
+        axes.hist(values[known], bins=60, range=span, color="0.85", label="before")
+        axes.hist(values[known & kept], bins=60, range=span, color="C0", label="kept")
+        axes.set(xlabel=name, ylabel="images")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def save_grid(dataset: Dataset, rows: np.ndarray, path: Path) -> None:
+    images = [image.convert("RGB") for image in dataset.select(rows)["image"]]
+    image_grid(images, zoom=2 if images[0].width < 96 else 1).save(path)
+
+
+def leak_rows(record: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """A record's leaks as rows of a table."""
+    rows = []
+    for name, figures in record.items():
+        if isinstance(figures, dict):
+            inner = {name: figures} if "num_images" in figures else {f"{name}, {key}": v for key, v in figures.items()}
+            rows += list(inner.items())
+    return rows
+
+
+def write_card(
+    folder: Path,
+    dataset: Dataset,
+    selections: dict[str, Selection],
+    kept: np.ndarray,
+    num_images: int,
+    source: dict[str, Any],
+    args: argparse.Namespace,
+) -> None:
+    """Write `README.md`, `provenance.json` and pictures into the folder of an extreme set.
+
+    Args:
+        dataset: the N images before filtering.
+        selections: by attribute.
+        kept: (N,) mask of what was kept in the end.
+        num_images: after oversampling.
+        source: its record.
+        args: the flags of build_dataset.py.
+    """
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    packages = ("torch", "datasets", "timm", "transformers", "accelerate", "diffusers-multiguidance")
+    provenance = {
+        "date": date.today().isoformat(),
+        "source": source,
+        "num_images": num_images,
+        "attributes": {attribute: selection.record for attribute, selection in selections.items()},
+        "flags": flags,
+        "versions": {name: version(name) for name in packages},
+    }
+    rng = np.random.default_rng(args.seed)
+    for attribute, selection in selections.items():
+        record = selection.record
+        quantity = {"factor": attribute, "index": attribute, "score": f"score of {attribute}"}.get(
+            record["by"], f"log-odds of {attribute}"
+        )
+        before = {quantity: selection.strength}
+        if f"factor_{attribute}" in dataset.column_names and record["by"] != "factor":
+            before[f"true {attribute}"] = np.asarray(dataset[f"factor_{attribute}"])
+        save_histograms(before, kept, folder / f"histogram_{attribute}.png")
+        ends = [np.flatnonzero(kept & (selection.labels == label)) for label in (0, 1)]
+        shown = [rng.permutation(end)[: PICTURED // 2] for end in ends]
+        shown = [end[: min(map(len, shown))] for end in shown]
+        save_grid(dataset, np.concatenate(shown), folder / f"kept_{attribute}.png")
+        contradicting = np.flatnonzero(selection.contradicting)
+        if len(contradicting):
+            save_grid(dataset, rng.permutation(contradicting)[:PICTURED], folder / f"contradicting_{attribute}.png")
+        if record["by"] == "labels":
+            wrong = ASSUMED_ERROR ** record["ensemble_size"]
+            bound = {str(k): wrong_images_bound(k, record["num_images"]["most extreme"], wrong) for k in (10, 15, 20)}
+            record["wrong_images_bound"] = bound
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    card_data = DatasetCardData(
+        tags=["diffusers-multiguidance", "extremes"],
+        task_categories=["unconditional-image-generation"],
+        pretty_name=f"{args.dataset}, extremes of {' and '.join(selections)}",
+        source_datasets=["original"],
+    )
+    card = DatasetCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        title=card_data.pretty_name,
+        ends=" and ".join(f"`{attribute}`" for attribute in selections),
+        command=" ".join(["python training/build_dataset.py", *sys.argv[1:]]),
+        source=f"{source['num_images']} images",
+        date=provenance["date"],
+        num_images=num_images,
+        attributes=provenance["attributes"],
+        assumed_error=ASSUMED_ERROR,
+        delta=args.delta,
+        leak_rows=leak_rows,
+        skipped=source["skipped"],
+    )
+    card.save(folder / "README.md")
+
+
+def push_extreme_set(dataset: Dataset, folder: Path, repo_id: str) -> None:
+    """Push the set's images, then its card, provenance and pictures."""
+    dataset.push_to_hub(repo_id)
+    pushed = DatasetCard.load(repo_id)  # what `datasets` says of the files, which our card must keep
+    card = DatasetCard.load(folder / "README.md")
+    card.data = DatasetCardData(**{**pushed.data.to_dict(), **card.data.to_dict()})
+    card.push_to_hub(repo_id)
+    HfApi().upload_folder(
+        repo_id=repo_id,
+        repo_type="dataset",
+        folder_path=folder,
+        allow_patterns=["*.png", "provenance.json"],
+        commit_message="Provenance and pictures",
+    )
