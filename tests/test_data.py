@@ -5,7 +5,7 @@ import pytest
 
 from diffusers_multiguidance.data.circles import circles, draw_circle, position
 from diffusers_multiguidance.data.digits import THICKNESS_QUANTILES, digits, stroke_thickness, thickness_factor
-from diffusers_multiguidance.data.extremes import keep_extremes
+from diffusers_multiguidance.data.extremes import select_by_factor
 
 
 def test_circle_has_thirteen_pixels_around_its_centre():
@@ -32,12 +32,15 @@ def test_circles_cover_the_range_and_repeat_from_a_seed(resolution):
 
 
 def test_extremes_leave_the_middle_empty_and_say_so():
-    extremes, provenance = keep_extremes(circles(2000, 32), "position", delta=0.2)
-    z = np.array(extremes["factor_position"])
-    assert ((z <= 0.2) | (z >= 0.8)).all()
-    assert provenance["num_low"] + provenance["num_high"] == len(extremes)
-    assert provenance["widest_gap"] == pytest.approx([5 / 27, 22 / 27])
-    assert set(np.array(extremes["source_index"])) <= set(range(2000))
+    dataset = circles(2000, 32)
+    selection = select_by_factor(dataset, "position", delta=0.2)
+    z = np.array(dataset["factor_position"])
+    assert ((z[selection.kept] <= 0.2) | (z[selection.kept] >= 0.8)).all()
+    assert ((z[~selection.kept] > 0.2) & (z[~selection.kept] < 0.8)).all()
+    assert np.array_equal(selection.labels, (z > 0.5).astype(int))
+    counts = selection.record["num_images"]
+    assert counts["low"] + counts["high"] == selection.kept.sum()
+    assert selection.record["widest_gap"] == pytest.approx([5 / 27, 22 / 27])
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_extremes_leave_the_middle_empty_and_say_so():
 )
 def test_extremes_refuse_wrong_arguments(attribute, delta, message):
     with pytest.raises(ValueError, match=message):
-        keep_extremes(circles(10, 32), attribute, delta)
+        select_by_factor(circles(10, 32), attribute, delta)
 
 
 def test_stroke_thickness_of_known_bars():

@@ -72,14 +72,22 @@ def create_parser() -> argparse.ArgumentParser:
     choice.add_argument("--index_file", type=Path, help="Text file of image numbers that replaces the filter.")
     choice.add_argument("--oversample", action=flag, default=False, help="Repeat the rarer end.")
     scorer = parser.add_argument_group("scorers")
-    scorer.add_argument("--scorer_model", default="resnet10t", help="Any network of timm.")
+    scorer.add_argument("--scorer_model", default="test_resnet", help="Any network of timm.")
+    scorer.add_argument("--scorer_resolution", type=int, default=64, help="Images are resized to this for it.")
     scorer.add_argument("--ensemble_size", type=int, default=5)
     scorer.add_argument("--tau_1", type=float, default=0.9, help="Least probability by the scorer.")
     scorer.add_argument("--tau_2", type=float, default=0.9, help="Least probability by every judge of the ensemble.")
     scorer.add_argument(
         "--holdout_file", type=Path, help="CSV: source_index, label (a class, or mild). Sets the taus."
     )
+    scorer.add_argument(
+        "--ensemble_pool",
+        choices=["all", "agreed"],
+        default="all",
+        help="Its members learn from all labels, or as in the paper from those that the scorer agrees with.",
+    )
     scorer.add_argument("--cross_fit", action=flag, default=True, help="Judge only by networks that did not see it.")
+    scorer.add_argument("--compare", action=flag, default=False, help="With known latents: measure both pools.")
     scorer.add_argument("--label_smoothing", type=float, default=0.0)
     scorer.add_argument("--random_flip", action=flag, default=True)
     scorer.add_argument("--eval_batch_size", type=int, default=256)
@@ -90,11 +98,11 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hub_dataset_id", help="Repository to push to; defaults to the output folder's name.")
     add_training_arguments(parser.add_argument_group("training of the scorers"))
     parser.set_defaults(
-        max_train_steps=600,
+        max_train_steps=800,
         train_batch_size=64,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         lr_scheduler="cosine",
-        lr_warmup_steps=50,
+        lr_warmup_steps=80,
         adam_weight_decay=0.05,
         use_ema=False,
         checkpointing_steps=200,

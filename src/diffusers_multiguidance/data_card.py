@@ -41,16 +41,6 @@ def save_grid(dataset: Dataset, rows: np.ndarray, path: Path) -> None:
     image_grid(images, zoom=2 if images[0].width < 96 else 1).save(path)
 
 
-def leak_rows(record: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    """A record's leaks as rows of a table."""
-    rows = []
-    for name, figures in record.items():
-        if isinstance(figures, dict):
-            inner = {name: figures} if "num_images" in figures else {f"{name}, {key}": v for key, v in figures.items()}
-            rows += list(inner.items())
-    return rows
-
-
 def write_card(
     folder: Path,
     dataset: Dataset,
@@ -120,7 +110,6 @@ def write_card(
         attributes=provenance["attributes"],
         assumed_error=ASSUMED_ERROR,
         delta=args.delta,
-        leak_rows=leak_rows,
         skipped=source["skipped"],
     )
     card.save(folder / "README.md")

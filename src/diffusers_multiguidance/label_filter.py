@@ -1,6 +1,8 @@
 """The filter of the paper's appendix D.1: keep images whose noisy label a scorer, then an ensemble, is sure of.
 
-With cross-fitting, which the paper does without, a member of the ensemble only judges images it was not trained on.
+The paper's ensemble learns from what the scorer kept, where only clear labels are left, and judges what it has learnt
+by heart. Learning from all labels keeps the grades between the ends, and with cross-fitting a member only judges
+images that it has not seen; docs/results.md has what each is worth.
 """
 
 from __future__ import annotations
@@ -26,6 +28,61 @@ from .scoring import log_odds, train_scorer
 from .seeds import stream_seed
 
 
+class LabelFilter:
+    """Scorer and ensembles for one label column, trained when asked for, and found again after a killed run.
+
+    Args:
+        folder: for finished networks and scores.
+        trainable: (N,) mask of the images with a label that are not held out.
+        args: see build_dataset.py.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        dataset: Dataset,
+        attribute: str,
+        trainable: np.ndarray,
+        args: argparse.Namespace,
+        folder: Path,
+    ) -> None:
+        self.accelerator, self.dataset, self.attribute = accelerator, dataset, attribute
+        self.trainable, self.args, self.folder = trainable, args, folder
+        self.labels = np.asarray(dataset[attribute])
+
+    def scores(self, name: str, rows: np.ndarray, stream: int) -> np.ndarray:
+        """Signed log-odds (N,) of all images by a network that learnt the labels of `rows` (a mask)."""
+        if min(np.bincount(self.labels[rows], minlength=2)) == 0:
+            raise ValueError(
+                f"`attribute` '{self.attribute}' leaves one label for the {name}; expected images with both labels: "
+                "lower the thresholds."
+            )
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            rows, seed = np.flatnonzero(rows), stream_seed(self.args.seed, stream)
+            subset = self.dataset.select(rows)
+            scorer = train_scorer(self.accelerator, subset, self.attribute, self.args, self.folder / name, seed)
+            result = log_odds(self.accelerator, scorer, self.dataset, self.args, f"{name} scores")
+            if self.accelerator.is_main_process:
+                temporary = path.with_suffix(".tmp.npy")
+                np.save(temporary, result)
+                temporary.rename(path)
+            self.accelerator.wait_for_everyone()
+        return signed_log_odds(np.load(path), self.labels)
+
+    def ensemble(self, name: str, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Signed log-odds (members, N) by networks on different subsets of the mask `pool`, and who saw what.
+
+        Every image of the pool is seen by three of five members, so that cross-fitting leaves each as many judges.
+        """
+        size = self.args.ensemble_size
+        rng = np.random.default_rng((self.args.seed, 1))
+        order = rng.permuted(np.tile(np.arange(size), (len(pool), 1)), axis=1).T
+        seen = (order < size - size // 2) & pool
+        members = [self.scores(f"{name}-{number}", rows, number + 1) for number, rows in enumerate(seen)]
+        return np.stack(members), seen
+
+
 def select_by_labels(
     accelerator: Accelerator,
     dataset: Dataset,
@@ -39,63 +96,50 @@ def select_by_labels(
     Args:
         holdout: image number to 0 or 1 for images that clearly show the one end or the other, -1 for mild ones. No
             network is trained on them and none is kept; where given, they choose the thresholds.
-        args: see build_dataset.py: `tau_1`, `tau_2`, `ensemble_size`, `cross_fit`, `num_extremes`, `keep_share`.
+        args: see build_dataset.py.
         folder: for finished networks and scores; a killed run goes on from there.
     """
     labels = np.asarray(dataset[attribute])
     numbers = np.asarray(dataset["source_index"])
     is_holdout = np.isin(numbers, list(holdout or {}))
     trainable = (labels >= 0) & ~is_holdout
-    if min(np.bincount(labels[trainable], minlength=2)) == 0:
-        raise ValueError(f"`attribute` '{attribute}' has images of one label only; expected both.")
+    label_filter = LabelFilter(accelerator, dataset, attribute, trainable, args, folder)
 
-    def scores(name: str, rows: np.ndarray, seed: int) -> np.ndarray:
-        path = folder / f"{name}.npy"
-        if not path.exists():
-            scorer = train_scorer(accelerator, dataset.select(rows), attribute, args, folder / name, seed)
-            result = log_odds(accelerator, scorer, dataset, args, f"{attribute}: {name} scores")
-            if accelerator.is_main_process:
-                temporary = path.with_suffix(".tmp.npy")
-                np.save(temporary, result)
-                temporary.rename(path)
-            accelerator.wait_for_everyone()
-        return np.load(path)
-
-    def holdout_threshold(signed: np.ndarray, given: float) -> float:
+    def threshold(signed: np.ndarray, given: float) -> float:
         if holdout is None:
             return given
         truth = np.array([holdout[number] for number in numbers[is_holdout]])
         return precise_threshold(signed[is_holdout], truth != labels[is_holdout])
 
-    first = signed_log_odds(scores("scorer", np.flatnonzero(trainable), stream_seed(args.seed, 0)), labels)
-    tau_1 = holdout_threshold(first, args.tau_1)
-    agreed = trainable & confident(first, tau_1)
+    scorer = label_filter.scores("scorer", trainable, 0)
+    tau_1 = threshold(scorer, args.tau_1)
+    agreed = trainable & confident(scorer, tau_1)
+    counts = args.num_extremes or [round(args.keep_share * trainable.sum())]
+    counts = (counts[0], counts[-1])
 
-    # Each image is seen by the same number of members, two of five, so that cross-fitting leaves each as many judges.
-    rng = np.random.default_rng((args.seed, 1))
-    order = rng.permuted(np.tile(np.arange(args.ensemble_size), (len(dataset), 1)), axis=1).T
-    seen = (order < max(1, args.ensemble_size // 2)) & agreed
-    members = []
-    for number, rows in enumerate(seen):
-        if min(np.bincount(labels[rows], minlength=2)) == 0:
-            raise ValueError(f"`tau_1` is {tau_1}, which leaves a member of the ensemble one label; expected a lower.")
-        members.append(scores(f"member-{number}", np.flatnonzero(rows), stream_seed(args.seed, number + 1)))
-    ensemble = signed_log_odds(np.stack(members), labels)
-    judges = seen if args.cross_fit else np.zeros_like(seen)
-    doubt = least_confident(ensemble, judges)
-    tau_2 = holdout_threshold(doubt, args.tau_2)
-    unanimous = agreed & confident(doubt, tau_2)
-    mean = np.ma.masked_array(ensemble, judges).mean(axis=0).filled(-np.inf)
-    counts = args.num_extremes or [round(args.keep_share * trainable.sum())] * 2
-    if args.num_extremes is None:
-        counts = [min(count, (unanimous & (labels == label)).sum()) for label, count in enumerate(counts)]
-    kept = most_extreme(mean, labels, unanimous, (counts[0], counts[-1]))
-    contradicting = trainable & confident(least_confident(-ensemble, judges), tau_2)
+    def judge(pool: str, cross_fit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Mean opinion of the judges, where all are sure of the label, where all are sure of the other, tau_2."""
+        ensemble, seen = label_filter.ensemble(f"on-{pool}", {"all": trainable, "agreed": agreed}[pool])
+        barred = seen if cross_fit else np.zeros_like(seen)
+        doubt = least_confident(ensemble, barred)
+        tau_2 = threshold(doubt, args.tau_2)
+        contradicting = trainable & confident(least_confident(-ensemble, barred), tau_2)
+        mean = np.ma.masked_array(ensemble, barred).mean(axis=0).filled(-np.inf)
+        return mean, agreed & confident(doubt, tau_2), contradicting, tau_2
 
+    def surest(strength: np.ndarray, passed: np.ndarray) -> np.ndarray:
+        left = [int((passed & (labels == label)).sum()) for label in (0, 1)]
+        # How many the user asked for must be there; a share is taken of what is.
+        wanted = counts if args.num_extremes else (min(counts[0], left[0]), min(counts[1], left[1]))
+        return most_extreme(strength, labels, passed, wanted)
+
+    mean, unanimous, contradicting, tau_2 = judge(args.ensemble_pool, args.cross_fit)
+    kept = surest(mean, unanimous)
     record: dict[str, Any] = {
         "by": "labels",
         "scorer": {"model": args.scorer_model, "steps": args.max_train_steps, "seed": args.seed},
         "ensemble_size": args.ensemble_size,
+        "ensemble_pool": args.ensemble_pool,
         "cross_fit": args.cross_fit,
         "tau_1": tau_1,
         "tau_2": tau_2,
@@ -111,24 +155,15 @@ def select_by_labels(
         "num_per_label": [int((kept & (labels == label)).sum()) for label in (0, 1)],
         "num_contradicting": int(contradicting.sum()),
     }
-    factor_column = f"factor_{attribute}"
-    if factor_column in dataset.column_names:
-        factor = np.asarray(dataset[factor_column])
-        pool = {
-            "scorer": (first, agreed),
-            "paper's ensemble": (ensemble.mean(axis=0), agreed & confident(least_confident(ensemble), tau_2)),
-            "cross-fitted ensemble": (
-                np.ma.masked_array(ensemble, seen).mean(axis=0).filled(-np.inf),
-                agreed & confident(least_confident(ensemble, seen), tau_2),
-            ),
-        }
-        record["leak"] = {"labels alone": leak(factor[trainable], args.delta)}
-        for name, (strength, passed) in pool.items():
-            sides = [min(count, int((passed & (labels == label)).sum())) for label, count in enumerate(counts)]
-            chosen = most_extreme(strength, labels, passed, (sides[0], sides[-1]))
-            record["leak"][name] = {"above the thresholds": leak(factor[passed], args.delta)}
-            record["leak"][name]["most extreme"] = leak(factor[chosen], args.delta)
+    if f"factor_{attribute}" in dataset.column_names:
+        factor = np.asarray(dataset[f"factor_{attribute}"])
+        leaks = {"labels alone": trainable, "scorer, thresholds": agreed, "scorer, surest": surest(scorer, agreed)}
+        for pool in ("agreed", "all") if args.compare else (args.ensemble_pool,):
+            for cross_fit in (False, True):
+                strength, passed, _, _ = judge(pool, cross_fit)
+                name = f"ensemble on {pool}{', cross-fitted' if cross_fit else ''}"
+                leaks |= {f"{name}, thresholds": passed, f"{name}, surest": surest(strength, passed)}
+        record["leak"] = {name: leak(factor[mask], args.delta) for name, mask in leaks.items()}
         truly = trainable & ((factor <= args.delta) | (factor >= 1 - args.delta))
-        record["leak"]["share_of_truly_extreme_kept"] = float(kept[truly].sum() / truly.sum())
-    strength = np.where(labels == 1, mean, -mean)
-    return Selection(kept, labels, strength, contradicting, record)
+        record["share_of_truly_extreme_kept"] = float(kept[truly].sum() / truly.sum())
+    return Selection(kept, labels, np.where(labels == 1, mean, -mean), contradicting, record)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import RandomCrop
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor
 
@@ -26,26 +27,29 @@ def train_scorer(
     """Train a `timm` network on a label column with two classes, or load it where that was done before.
 
     Args:
-        args: the training flags, and `--scorer_model`, `--label_smoothing`, `--random_flip`.
+        args: the training flags, and `--scorer_model`, `--scorer_resolution`, `--label_smoothing` and `--random_flip`.
         folder: for checkpoints, and the finished network in its `scorer`.
     """
     finished = folder / "scorer"
     if not finished.exists():
         torch.manual_seed(seed)
         classes = dataset.features[attribute].names
-        model = ImageClassifier(args.scorer_model, attribute, classes, image_channels(dataset), args.resolution)
+        size = args.scorer_resolution
+        model = ImageClassifier(args.scorer_model, attribute, classes, image_channels(dataset), size)
+        shift = RandomCrop(size, padding=size // 16, padding_mode="edge")  # by the same for a batch
 
         def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
             images, labels = batch["image"], batch[attribute]
             if args.random_flip:
                 flip = (torch.rand(len(images)) < 0.5).to(images.device)
                 images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+            images = shift(images)
             logits = model(images)
             accuracy = (logits.argmax(dim=1) == labels).float().mean()
             loss = F.cross_entropy(logits, labels, label_smoothing=args.label_smoothing)
             return {"loss": loss, "accuracy": accuracy}
 
-        tensors = with_tensors(dataset, args.resolution, [attribute])
+        tensors = with_tensors(dataset, size, [attribute])
         model, _ = train(accelerator, model, tensors, compute_loss, args, folder, folder.name, seed)
         if accelerator.is_main_process:
             with replace_folder(finished) as temporary:
@@ -61,7 +65,9 @@ def log_odds(
     model = model.to(accelerator.device, memory_format=torch.channels_last).eval()
     loader = accelerator.prepare(
         DataLoader(
-            with_tensors(dataset, args.resolution, []), args.eval_batch_size, num_workers=args.dataloader_num_workers
+            with_tensors(dataset, args.scorer_resolution, []),
+            args.eval_batch_size,
+            num_workers=args.dataloader_num_workers,
         )
     )
     scores = []

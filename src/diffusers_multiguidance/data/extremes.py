@@ -157,8 +157,9 @@ def precise_threshold(signed: np.ndarray, wrong: np.ndarray) -> float:
         signed: (H,) signed log-odds of the hold-out images.
         wrong: (H,) which of them must not be kept: mild ones, and those whose label is not what they show.
     """
-    highest = max(0.0, float(signed[wrong].max(initial=0.0)))
-    return min(1 / (1 + math.exp(-highest)), 1 - 1e-12)
+    highest = float(signed[wrong].max(initial=0.0))
+    # A little above, so that rounding does not let that very image in.
+    return min(1 / (1 + math.exp(-highest - 1e-6)), 1 - 1e-15) if wrong.any() else 0.5
 
 
 def wrong_images_bound(count: int, num_images: int, probability: float) -> float:

@@ -122,11 +122,12 @@ def draw_face(latents: Latents, rng: np.random.Generator, width: int, height: in
     outline[:, 0] *= np.where(outline[:, 1] > 0, 1 - (1 - jaw) * outline[:, 1].clip(0) ** 2, 1)
     canvas.fill(outline, skin)
 
-    # Eyes and brows; a smile lifts the lower lids a little, as it does on people.
+    # Eyes and brows, which show a smile too: it narrows the eyes and lifts the brows.
     apart, eye_y = rng.uniform(0.29, 0.36), rng.uniform(-0.12, -0.04)
     eye_width, eye_height = rng.uniform(0.13, 0.17), rng.uniform(0.085, 0.12) * (1 - 0.2 * latents.smile)
     iris = np.array([(70, 45, 30), (60, 90, 140), (70, 110, 70), (40, 30, 25)][rng.integers(4)])
-    brow_y, brow_tilt, brow_width = eye_y - rng.uniform(0.2, 0.27), rng.uniform(-0.04, 0.06), rng.uniform(0.05, 0.09)
+    brow_y, brow_width = eye_y - rng.uniform(0.21, 0.27), rng.uniform(0.05, 0.09)
+    brow_tilt = 0.22 * (latents.smile - 0.5) + rng.uniform(-0.02, 0.02)  # a frown draws their inner ends down
     gaze = rng.uniform(-0.3, 0.3) * eye_width
     for sign in (-1, 1):
         eye_x = turn + sign * apart
@@ -145,9 +146,9 @@ def draw_face(latents: Latents, rng: np.random.Generator, width: int, height: in
     # Mouth: corners down and closed at 0, corners up and wide open with teeth at 1.
     mouth_x, mouth_y = 1.1 * turn, rng.uniform(0.52, 0.58)
     half_width = rng.uniform(0.95, 1.05) * (0.30 + 0.16 * latents.smile)
-    corners = 0.25 - 0.48 * latents.smile  # how much lower than the middle
+    corners = 0.28 - 0.54 * latents.smile  # how much lower than the middle
     opening = 0.3 * max(0.0, latents.smile - 0.3) ** 1.2
-    lips = 0.4 * skin + 0.6 * np.array([165, 45, 55])
+    lips = 0.35 * skin + 0.65 * np.array([170, 45, 58])
     upper = _curve(mouth_x, mouth_y - 0.4 * corners, half_width, corners)
     if opening > 0:
         lower = upper + np.stack([0 * _SPAN, opening * 1.35 * (1 - _SPAN**2)], axis=1)
