@@ -2,18 +2,17 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
 from datasets import load_from_disk
+from launch import CPU, ROOT, kill_all, launch, launch_command
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -29,32 +28,8 @@ from diffusers_multiguidance.trainer import (
     with_tensors,
 )
 
-ROOT = Path(__file__).parents[1]
 SMALL = {"norm_num_groups": 4, "attention_head_dim": 8, "layers_per_block": 1, "block_out_channels": [8, 8]}
 COMMON = {"resolution": 16, "train_batch_size": 4, "max_train_steps": 6, "learning_rate": 1e-3}
-
-
-def launch_command(script: str, *flags: object, processes: int = 1) -> list[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}"]
-    if processes > 1:
-        command.append("--multi_gpu")  # torchrun; with ACCELERATE_USE_CPU the processes meet through gloo
-    return [*command, str(ROOT / "training" / script), *map(str, flags)]
-
-
-CPU = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-
-
-def launch(script: str, *flags: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run a training script as its users do."""
-    command = launch_command(script, *flags, processes=processes)
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=CPU)
-
-
-def kill_all(process: subprocess.Popen) -> None:
-    """SIGKILL for the launcher and everything it started."""
-    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
-        victim.kill()
-    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +83,7 @@ def test_from_data_set_to_guided_pipeline(recipe):
     folder = recipe.parent
     dataset = load_from_disk(folder / "data")
     assert {"image", "position", "factor_position", "source_index"} <= set(dataset.column_names)
-    assert json.loads((folder / "data" / "provenance.json").read_text())["num_source_images"] == 200
+    assert json.loads((folder / "data" / "provenance.json").read_text())["source"]["num_images"] == 200
 
     result = launch("train_unet.py", "--recipe", recipe)
     assert result.returncode == 0, result.stderr

@@ -133,6 +133,14 @@ def select_by_labels(
         wanted = counts if args.num_extremes else (min(counts[0], left[0]), min(counts[1], left[1]))
         return most_extreme(strength, labels, passed, wanted)
 
+    def surest_share(strength: np.ndarray, passed: np.ndarray) -> np.ndarray:
+        """As many of each side as were kept, or all that are left, for comparison."""
+        sides = [np.flatnonzero(passed & (labels == label)) for label in (0, 1)]
+        chosen = [
+            side[np.argsort(-strength[side])[: (kept & (labels == label)).sum()]] for label, side in enumerate(sides)
+        ]
+        return np.isin(np.arange(len(labels)), np.concatenate(chosen))
+
     mean, unanimous, contradicting, tau_2 = judge(args.ensemble_pool, args.cross_fit)
     kept = surest(mean, unanimous)
     record: dict[str, Any] = {
@@ -157,12 +165,16 @@ def select_by_labels(
     }
     if f"factor_{attribute}" in dataset.column_names:
         factor = np.asarray(dataset[f"factor_{attribute}"])
-        leaks = {"labels alone": trainable, "scorer, thresholds": agreed, "scorer, surest": surest(scorer, agreed)}
+        leaks = {
+            "labels alone": trainable,
+            "scorer, thresholds": agreed,
+            "scorer, surest": surest_share(scorer, agreed),
+        }
         for pool in ("agreed", "all") if args.compare else (args.ensemble_pool,):
             for cross_fit in (False, True):
                 strength, passed, _, _ = judge(pool, cross_fit)
                 name = f"ensemble on {pool}{', cross-fitted' if cross_fit else ''}"
-                leaks |= {f"{name}, thresholds": passed, f"{name}, surest": surest(strength, passed)}
+                leaks |= {f"{name}, thresholds": passed, f"{name}, surest": surest_share(strength, passed)}
         record["leak"] = {name: leak(factor[mask], args.delta) for name, mask in leaks.items()}
         truly = trainable & ((factor <= args.delta) | (factor >= 1 - args.delta))
         record["share_of_truly_extreme_kept"] = float(kept[truly].sum() / truly.sum())

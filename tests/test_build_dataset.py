@@ -1,0 +1,187 @@
+"""Real runs of build_dataset.py: the filter on drawn faces, and anyone's own images."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+from huggingface_hub import DatasetCard
+from launch import CPU, ROOT, kill_all, launch, launch_command
+from PIL import Image
+
+FACES = ["--dataset", "faces", "--num_images", 240, "--resolution", 16, "--seed", 7]
+SCORERS = ["--scorer_resolution", 32, "--max_train_steps", 25, "--train_batch_size", 16, "--ensemble_size", 2]
+FAST = [*FACES, "--extremes", *SCORERS, "--tau_1", 0.5, "--tau_2", 0.5, "--lr_warmup_steps", 1]
+
+
+def build(*flags, **kwargs):
+    result = launch("build_dataset.py", *flags, **kwargs)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def smiles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smiles") / "set"
+    build(*FAST, "--attribute", "Smiling", "--compare", "--output_dir", folder)
+    return folder
+
+
+def test_extreme_set_says_what_it_was_made_from(smiles):
+    dataset = load_from_disk(smiles)
+    provenance = json.loads((smiles / "provenance.json").read_text())
+    record = provenance["attributes"]["Smiling"]
+    sizes = record["num_images"]
+    assert sizes["source"] == provenance["source"]["num_images"] == 240
+    assert sizes["source"] >= sizes["scorer agrees"] >= sizes["ensemble agrees"] >= sizes["most extreme"] > 0
+    assert sizes["most extreme"] == len(dataset) == sum(record["num_per_label"])
+    assert record["num_per_label"] == np.bincount(dataset["Smiling"], minlength=2).tolist()
+    # The leak is counted on the very images that were kept.
+    factor = np.array(dataset["factor_Smiling"])
+    counted = record["leak"]["ensemble on all, cross-fitted, surest"]
+    assert counted["share_outside"] == pytest.approx(((factor > 0.2) & (factor < 0.8)).mean())
+    assert counted["num_mild"] == ((factor > 0.3) & (factor < 0.7)).sum()
+    assert set(record["leak"]) >= {"labels alone", "scorer, surest", "ensemble on agreed, surest"}
+    assert record["wrong_images_bound"]["10"] < 1
+    assert not smiles.with_name("set.work").exists()
+
+
+def test_card_has_its_pictures_and_valid_metadata(smiles):
+    card = DatasetCard.load(smiles / "README.md")
+    card.data.to_yaml()
+    assert "--attribute Smiling" in card.text
+    assert "ensemble on agreed, cross-fitted, surest" in card.text
+    pictures = [word.split("](")[1].rstrip(")") for word in card.text.split() if "](" in word and ".png" in word]
+    assert {"histogram_Smiling.png", "kept_Smiling.png"} <= set(pictures)
+    for name in pictures:
+        with Image.open(smiles / name) as picture:
+            assert min(picture.size) > 30
+
+
+def test_killed_build_goes_on_and_ends_the_same(smiles, tmp_path):
+    flags = [*FAST, "--attribute", "Smiling", "--compare", "--output_dir", tmp_path / "set"]
+    process = subprocess.Popen(
+        launch_command("build_dataset.py", *flags),
+        cwd=ROOT,
+        env=CPU,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        waiting = tmp_path / "set.work" / "Smiling" / "on-all-0.npy"
+        deadline = time.monotonic() + 240
+        while not waiting.exists():
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        kill_all(process)
+    assert not (tmp_path / "set").exists()
+    kept_from_before = waiting.stat().st_mtime_ns
+    resumed = subprocess.Popen(launch_command("build_dataset.py", *flags), cwd=ROOT, env=CPU, stderr=subprocess.PIPE)
+    while not (tmp_path / "set.work" / "Smiling" / "on-all-1.npy").exists() and resumed.poll() is None:
+        if waiting.exists():
+            assert waiting.stat().st_mtime_ns == kept_from_before, "a finished network was trained again"
+        time.sleep(0.05)
+    _, stderr = resumed.communicate()
+    assert resumed.returncode == 0, stderr
+    assert load_from_disk(tmp_path / "set")["source_index"] == load_from_disk(smiles)["source_index"]
+
+
+def test_two_attributes_keep_the_intersection(tmp_path):
+    flags = ["--attribute", "Smiling", "Hair", "--keep_share", 0.4]
+    build(*FAST, *flags, "--output_dir", tmp_path / "set")
+    dataset = load_from_disk(tmp_path / "set")
+    provenance = json.loads((tmp_path / "set" / "provenance.json").read_text())
+    assert set(np.unique(dataset["Hair"])) == {0, 1}, "images without the label are left out"
+    assert 0 < len(dataset) <= min(r["num_images"]["most extreme"] for r in provenance["attributes"].values())
+    assert provenance["attributes"]["Hair"]["num_images"]["without label"] > 0
+
+
+def test_holdout_chooses_thresholds_and_is_not_kept(tmp_path):
+    holdout = ["source_index,label", *(f"{number},{'mild' if number % 3 else 'yes'}" for number in range(0, 60, 2))]
+    (tmp_path / "holdout.csv").write_text("\n".join(holdout))
+    flags = ["--attribute", "Smiling", "--holdout_file", tmp_path / "holdout.csv"]
+    result = launch("build_dataset.py", *FAST, *flags, "--output_dir", tmp_path / "set")
+    if result.returncode:  # six steps of training may leave nothing above such a threshold, and say so
+        assert "expected" in result.stderr
+        return
+    record = json.loads((tmp_path / "set" / "provenance.json").read_text())["attributes"]["Smiling"]
+    assert record["thresholds_from_holdout"]
+    assert record["num_images"]["held out"] == 30
+    assert not set(load_from_disk(tmp_path / "set")["source_index"]) & set(range(0, 60, 2))
+
+
+def test_index_file_replaces_the_filter(tmp_path):
+    (tmp_path / "index.txt").write_text("\n".join(map(str, range(0, 240, 5))))
+    flags = ["--attribute", "Smiling", "--index_file", tmp_path / "index.txt"]
+    build(*FAST, *flags, "--output_dir", tmp_path / "set")
+    assert load_from_disk(tmp_path / "set")["source_index"][:] == list(range(0, 240, 5))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of images with scores, some of them broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng, rows = np.random.default_rng(0), ["file_name,brightness"]
+    for number in range(40):
+        Image.fromarray(
+            np.full((20, 20, 3), 6 * number, np.uint8) + rng.integers(0, 9, (20, 20, 3), dtype=np.uint8)
+        ).save(folder / f"{number:02d}.png")
+        rows.append(f"{number:02d}.png,{'nan' if number == 3 else number}")
+    (folder / "20.png").write_bytes(b"")
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_own_images_by_score(photos, tmp_path):
+    flags = ["--dataset", "images", "--train_data_dir", photos, "--score_column", "brightness", "--resolution", 16]
+    result = build(*flags, "--extremes", "--num_extremes", 8, 3, "--oversample", "--output_dir", tmp_path / "set")
+    dataset = load_from_disk(tmp_path / "set")
+    assert np.bincount(dataset["brightness"]).tolist() == [8, 9]  # three, three times
+    assert set(dataset["source_index"]) == {0, 1, 2, 4, 5, 6, 7, 8, 37, 38, 39}
+    assert dataset.features["brightness"].names == ["low", "high"]
+    assert "skipped: 1 (empty file)" in result.stdout
+    assert "| empty file | 1 |" in (tmp_path / "set" / "README.md").read_text()
+
+
+def test_objects_by_known_size(tmp_path):
+    flags = ["--dataset", "objects", "--num_images", 60, "--resolution", 16, "--attribute", "size", "--extremes"]
+    build(*flags, "--output_dir", tmp_path / "set")
+    size = np.array(load_from_disk(tmp_path / "set")["factor_size"])
+    assert ((size <= 0.2) | (size >= 0.8)).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([*FACES, "--extremes"], "`--attribute` is missing"),
+        ([*FAST, "--attribute", "Frowning"], "`--attribute` is 'Frowning'; expected"),
+        ([*FAST, "--attribute", "Smiling", "--tau_2", 1.0], "`--tau_2` is 1.0; expected"),
+        ([*FAST, "--attribute", "Smiling", "--num_extremes", 5000], "`num_extremes` is 5000"),
+        ([*FAST, "--attribute", "Smiling", "--scorer_model", "resnet0"], "`model` is 'resnet0'; expected"),
+        (["--dataset", "celeba"], "`--dataset celeba` has []; expected"),
+        (["--dataset", "images", "--train_data_dir", "nowhere", "--label_column", "x"], "nowhere"),
+    ],
+)
+def test_wrong_arguments(flags, message, tmp_path):
+    result = subprocess.run(
+        [
+            "python",
+            str(ROOT / "training" / "build_dataset.py"),
+            *map(str, flags),
+            "--output_dir",
+            str(tmp_path / "set"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "set").exists()
