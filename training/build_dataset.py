@@ -231,8 +231,8 @@ def work_folder(dataset: Dataset, args: argparse.Namespace) -> Path:
     """Beside the output: what a killed build left, if it had the same source and flags; else empty."""
     folder = args.output_dir.resolve().with_name(args.output_dir.name + ".work")
     unlike = ("num_proc", "dataloader_num_workers", "push_to_hub", "hub_dataset_id", "recipe", "output_dir")
-    content = {name: str(value) for name, value in vars(args).items() if name not in unlike}
-    content = json.dumps({**content, "source": dataset._fingerprint}, indent=2)
+    flags = {name: str(value) for name, value in vars(args).items() if name not in unlike}
+    content = json.dumps({**flags, "source": dataset._fingerprint}, indent=2)
     if not (folder / "build.json").exists() or (folder / "build.json").read_text() != content:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -245,23 +245,16 @@ def main(args: argparse.Namespace) -> None:
     accelerator = create_accelerator(args)
     with accelerator.main_process_first():
         dataset, counts = build(args)
-        folder = work_folder(dataset, args) if accelerator.is_main_process else None
     for kind, reasons in counts.items():
         for reason, count in reasons.items():
             accelerator.print(f"{kind}: {count} ({reason})")
     if not args.extremes:
         if accelerator.is_main_process:
-            with replace_folder(args.output_dir) as output:
-                dataset.save_to_disk(output)
-                (output / "provenance.json").write_text(json.dumps({"source": source_record(dataset, counts)}) + "\n")
-            print(f"{len(dataset)} images in {args.output_dir}")
-            shutil.rmtree(folder)
-            if args.push_to_hub:
-                dataset.push_to_hub(args.hub_dataset_id or args.output_dir.name)
+            save_whole(dataset, counts, args)
         return
-
-    folder = args.output_dir.resolve().with_name(args.output_dir.name + ".work")
-    default = {"circles": "factor", "digits": "factor", "objects": "factor"}.get(args.dataset, "labels")
+    with accelerator.main_process_first():
+        folder = work_folder(dataset, args)
+    default = "factor" if args.dataset in ("circles", "digits", "objects") else "labels"
     by = args.by or ("score" if args.score_column else default)
     attributes = args.attribute or [args.label_column or args.score_column]
     selections = {
@@ -271,6 +264,15 @@ def main(args: argparse.Namespace) -> None:
         write_extreme_set(dataset, selections, counts, args)
         shutil.rmtree(folder)
     accelerator.wait_for_everyone()
+
+
+def save_whole(dataset: Dataset, counts: dict[str, dict[str, int]], args: argparse.Namespace) -> None:
+    with replace_folder(args.output_dir) as output:
+        dataset.save_to_disk(output)
+        (output / "provenance.json").write_text(json.dumps({"source": source_record(dataset, counts)}) + "\n")
+    print(f"{len(dataset)} images in {args.output_dir}")
+    if args.push_to_hub:
+        dataset.push_to_hub(args.hub_dataset_id or args.output_dir.name)
 
 
 def source_record(dataset: Dataset, counts: dict[str, dict[str, int]]) -> dict[str, Any]:

@@ -233,8 +233,8 @@ def train(
     resume = checkpoint_to_resume(output_dir, args.resume_from_checkpoint)
     # channels_last is what convolutions like best, on CPUs too.
     model = model.to(accelerator.device, memory_format=torch.channels_last)
-    kind = {"adamw": torch.optim.AdamW, "sgd": partial(torch.optim.SGD, momentum=0.9)}[args.optimizer]
-    optimizer: Any = kind(model.parameters(), lr=args.learning_rate, weight_decay=args.adam_weight_decay)
+    optimizer_class: Any = torch.optim.AdamW if args.optimizer == "adamw" else partial(torch.optim.SGD, momentum=0.9)
+    optimizer = optimizer_class(model.parameters(), lr=args.learning_rate, weight_decay=args.adam_weight_decay)
     # Neither prepared nor stepped by accelerate, which would count once per process.
     lr_scheduler = get_scheduler(
         args.lr_scheduler,

@@ -56,8 +56,7 @@ class _Canvas:
 
     def line(self, points: np.ndarray, width: float, color: np.ndarray | tuple[int, ...]) -> None:
         thickness = max(1, round(width * self.scale))
-        color = [float(c) for c in color]
-        cv2.polylines(self.pixels, [self._points(points)], False, color, thickness, cv2.LINE_8, 4)
+        cv2.polylines(self.pixels, [self._points(points)], False, [float(c) for c in color], thickness, cv2.LINE_8, 4)
 
 
 _ANGLES = np.linspace(0, 2 * np.pi, 48, endpoint=False)
