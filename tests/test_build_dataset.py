@@ -6,10 +6,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from datasets import load_from_disk
 from huggingface_hub import DatasetCard
 from launch import CPU, ROOT, kill_all, launch, launch_command
 from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 FACES = ["--dataset", "faces", "--num_images", 240, "--resolution", 16, "--seed", 7]
 SCORERS = ["--scorer_resolution", 32, "--max_train_steps", 25, "--train_batch_size", 16, "--ensemble_size", 2]
@@ -152,6 +154,41 @@ def test_objects_by_known_size(tmp_path):
     build(*flags, "--output_dir", tmp_path / "set")
     size = np.array(load_from_disk(tmp_path / "set")["factor_size"])
     assert ((size <= 0.2) | (size >= 0.8)).all()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A tiny CLIP with random weights, as `from_pretrained` wants it."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    images = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={**small, "vocab_size": len(tokens), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+        vision_config={**small, "image_size": 16, "patch_size": 8},
+        projection_dim=8,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_zero_shot_keeps_what_fits_the_prompts_most(clip, tmp_path):
+    flags = ["--attribute", "Age", "--by", "zero_shot", "--zero_shot_model", clip, "--prompts", "young", "old"]
+    flags += ["--num_extremes", 20, 30, "--class_names", "young", "old"]
+    build(*FACES, "--extremes", *flags, "--output_dir", tmp_path / "set")
+    dataset = load_from_disk(tmp_path / "set")
+    assert dataset.features["Age"].names == ["young", "old"]
+    assert np.bincount(dataset["Age"]).tolist() == [20, 30]
+    record = json.loads((tmp_path / "set" / "provenance.json").read_text())["attributes"]["Age"]
+    assert record["prompts"] == ["young", "old"]
+    assert record["widest_gap"][0] < record["widest_gap"][1]
 
 
 @pytest.mark.parametrize(
