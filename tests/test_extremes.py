@@ -34,7 +34,7 @@ def test_confidence_is_in_the_label():
 
 def test_cross_fitting_asks_only_those_who_have_not_seen():
     signed = np.array([[5.0, -1.0, 2.0], [3.0, 4.0, 1.0]])
-    assert least_confident(signed).tolist() == [3, -1, 1]
+    assert least_confident(signed, np.zeros_like(signed, bool)).tolist() == [3, -1, 1]
     seen = np.array([[False, True, True], [True, False, True]])
     assert least_confident(signed, seen).tolist() == [5, 4, -np.inf]
 

@@ -37,6 +37,8 @@ from diffusers_multiguidance.recipe import run_script
 from diffusers_multiguidance.scoring import zero_shot_log_odds
 from diffusers_multiguidance.trainer import add_training_arguments, check_training_arguments, create_accelerator
 
+CARD = Path(__file__).parents[1] / "model_cards" / "extreme_set.md"
+
 
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +90,6 @@ def create_parser() -> argparse.ArgumentParser:
     )
     scorer.add_argument("--cross_fit", action=flag, default=True, help="Judge only by networks that did not see it.")
     scorer.add_argument("--compare", action=flag, default=False, help="With known latents: measure both pools.")
-    scorer.add_argument("--label_smoothing", type=float, default=0.0)
     scorer.add_argument("--random_flip", action=flag, default=True)
     scorer.add_argument("--eval_batch_size", type=int, default=256)
     scorer.add_argument("--zero_shot_model", help="Checkpoint with image and text encoders, a folder or of the Hub.")
@@ -125,6 +126,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in (
         "num_images",
         "ensemble_size",
+        "scorer_resolution",
         "eval_batch_size",
         *(["num_proc"] if args.num_proc is not None else []),
     ):
@@ -132,7 +134,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"`--{name}` is {getattr(args, name)}; expected at least 1.")
     if args.cross_fit and args.ensemble_size < 2:
         raise ValueError(f"`--ensemble_size` is {args.ensemble_size}; expected at least 2 with `--cross_fit`.")
-    for name, low, high in (("tau_1", 0.5, 1), ("tau_2", 0.5, 1), ("label_smoothing", 0, 1), ("keep_share", 0, 0.5)):
+    for name, low, high in (("tau_1", 0.5, 1), ("tau_2", 0.5, 1), ("keep_share", 0, 0.5)):
         if not low <= getattr(args, name) < high:
             raise ValueError(f"`--{name}` is {getattr(args, name)}; expected a number from {low} to below {high}.")
     if args.num_extremes is not None and not (len(args.num_extremes) <= 2 and min(args.num_extremes) >= 1):
@@ -145,8 +147,14 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"`--dataset {args.dataset}` has {given}; expected `--train_data_dir` or `--dataset_name`.")
     if args.by == "zero_shot" and not (args.zero_shot_model and args.prompts):
         raise ValueError("`--by zero_shot` is incomplete; expected `--zero_shot_model` and `--prompts` as well.")
-    if args.by in ("score", "zero_shot") and args.attribute and len(args.attribute) > 1:
-        raise ValueError(f"`--attribute` is {args.attribute}; expected one with `--by {args.by}`.")
+    if decided_by(args) in ("score", "zero_shot") and args.attribute and len(args.attribute) > 1:
+        raise ValueError(f"`--attribute` is {args.attribute}; expected one with scores or prompts.")
+
+
+def decided_by(args: argparse.Namespace) -> str:
+    """What `--by` says, or else what the source offers."""
+    drawn = args.dataset in ("circles", "digits", "objects")
+    return args.by or ("score" if args.score_column else "factor" if drawn else "labels")
 
 
 def build(args: argparse.Namespace) -> tuple[Dataset, dict[str, dict[str, int]]]:
@@ -193,10 +201,8 @@ def read_index(path: Path, dataset: Dataset) -> np.ndarray:
     return np.isin(numbers, wanted)
 
 
-def select(
-    accelerator: Any, dataset: Dataset, attribute: str, by: str, args: argparse.Namespace, folder: Path
-) -> Selection:
-    counts = args.num_extremes or [max(1, round(args.keep_share * len(dataset)))]
+def select(accelerator: Any, dataset: Dataset, attribute: str, args: argparse.Namespace, folder: Path) -> Selection:
+    by, counts = decided_by(args), args.num_extremes or [max(1, round(args.keep_share * len(dataset)))]
     if args.index_file is not None:
         kept = read_index(args.index_file, dataset)
         labels = label_column(dataset, attribute)
@@ -209,6 +215,8 @@ def select(
             raise ValueError("`--by score` needs scores; expected `--score_column` with `--dataset images`.")
         return select_by_score(np.asarray(dataset["score"], dtype=np.float64), (counts[0], counts[-1]))
     if by == "zero_shot":
+        if attribute in dataset.column_names:
+            raise ValueError(f"`--attribute` is {attribute!r}, a column of the source; expected a new name.")
         scores = zero_shot_log_odds(accelerator, dataset, args.zero_shot_model, args.prompts, args)
         selection = select_by_score(scores.astype(np.float64), (counts[0], counts[-1]))
         selection.record.update(zero_shot_model=args.zero_shot_model, prompts=args.prompts)
@@ -254,11 +262,9 @@ def main(args: argparse.Namespace) -> None:
         return
     with accelerator.main_process_first():
         folder = work_folder(dataset, args)
-    default = "factor" if args.dataset in ("circles", "digits", "objects") else "labels"
-    by = args.by or ("score" if args.score_column else default)
     attributes = args.attribute or [args.label_column or args.score_column]
     selections = {
-        attribute: select(accelerator, dataset, attribute, by, args, folder / attribute) for attribute in attributes
+        attribute: select(accelerator, dataset, attribute, args, folder / attribute) for attribute in attributes
     }
     if accelerator.is_main_process:
         write_extreme_set(dataset, selections, counts, args)
@@ -294,6 +300,8 @@ def write_extreme_set(
                 "expected both: keep more or start from more images."
             )
         if selection.record["by"] == "score":
+            if "score" in dataset.column_names:
+                dataset = dataset.rename_column("score", f"score_{attribute}")
             names = ClassLabel(names=args.class_names)
             dataset = dataset.add_column(attribute, selection.labels, feature=names)
     indices = np.flatnonzero(kept)
@@ -302,7 +310,7 @@ def write_extreme_set(
         indices = oversample(indices, first.labels[indices])
     with replace_folder(args.output_dir) as output:
         dataset.select(indices).save_to_disk(output)
-        write_card(output, dataset, selections, kept, len(indices), source_record(dataset, counts), args)
+        write_card(output, CARD, dataset, selections, kept, len(indices), source_record(dataset, counts), args)
     print(f"{len(indices)} of {len(dataset)} images in {args.output_dir}")
     if args.push_to_hub:
         push_extreme_set(dataset.select(indices), args.output_dir, args.hub_dataset_id or args.output_dir.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from datetime import date
 from importlib.metadata import version
@@ -15,11 +16,10 @@ from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from matplotlib.figure import Figure
 
-from .data.extremes import Selection, wrong_images_bound
+from .data.extremes import Selection
 from .images import image_grid
+from .label_filter import ASSUMED_ERROR
 
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "extreme_set.md"
-ASSUMED_ERROR = 0.15  # of each network, the paper's worst case
 PICTURED = 64
 
 
@@ -43,6 +43,7 @@ def save_grid(dataset: Dataset, rows: np.ndarray, path: Path) -> None:
 
 def write_card(
     folder: Path,
+    template: Path,
     dataset: Dataset,
     selections: dict[str, Selection],
     kept: np.ndarray,
@@ -53,6 +54,7 @@ def write_card(
     """Write `README.md`, `provenance.json` and pictures into the folder of an extreme set.
 
     Args:
+        template: of the card, for Jinja.
         dataset: the N images before filtering.
         selections: by attribute.
         kept: (N,) mask of what was kept in the end.
@@ -87,23 +89,18 @@ def write_card(
         contradicting = np.flatnonzero(selection.contradicting)
         if len(contradicting):
             save_grid(dataset, rng.permutation(contradicting)[:PICTURED], folder / f"contradicting_{attribute}.png")
-        if record["by"] == "labels":
-            wrong = ASSUMED_ERROR ** record["ensemble_size"]
-            bound = {str(k): wrong_images_bound(k, record["num_images"]["most extreme"], wrong) for k in (10, 15, 20)}
-            record["wrong_images_bound"] = bound
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     card_data = DatasetCardData(
         tags=["diffusers-multiguidance", "extremes"],
         task_categories=["unconditional-image-generation"],
         pretty_name=f"{args.dataset}, extremes of {' and '.join(selections)}",
-        source_datasets=["original"],
     )
     card = DatasetCard.from_template(
         card_data,
-        template_path=str(TEMPLATE),
+        template_path=str(template),
         title=card_data.pretty_name,
         ends=" and ".join(f"`{attribute}`" for attribute in selections),
-        command=" ".join(["python training/build_dataset.py", *sys.argv[1:]]),
+        command=shlex.join(["python", "training/build_dataset.py", *sys.argv[1:]]),
         source=f"{source['num_images']} images",
         date=provenance["date"],
         num_images=num_images,

@@ -23,9 +23,12 @@ from .data.extremes import (
     most_extreme,
     precise_threshold,
     signed_log_odds,
+    wrong_images_bound,
 )
 from .scoring import log_odds, train_scorer
 from .seeds import stream_seed
+
+ASSUMED_ERROR = 0.15  # of each network, the paper's worst case (appendix D.3)
 
 
 class LabelFilter:
@@ -33,7 +36,6 @@ class LabelFilter:
 
     Args:
         folder: for finished networks and scores.
-        trainable: (N,) mask of the images with a label that are not held out.
         args: see build_dataset.py.
     """
 
@@ -42,12 +44,11 @@ class LabelFilter:
         accelerator: Accelerator,
         dataset: Dataset,
         attribute: str,
-        trainable: np.ndarray,
         args: argparse.Namespace,
         folder: Path,
     ) -> None:
         self.accelerator, self.dataset, self.attribute = accelerator, dataset, attribute
-        self.trainable, self.args, self.folder = trainable, args, folder
+        self.args, self.folder = args, folder
         self.labels = np.asarray(dataset[attribute])
 
     def scores(self, name: str, rows: np.ndarray, stream: int) -> np.ndarray:
@@ -102,20 +103,22 @@ def select_by_labels(
     labels = np.asarray(dataset[attribute])
     numbers = np.asarray(dataset["source_index"])
     is_holdout = np.isin(numbers, list(holdout or {}))
+    if is_holdout.sum() < len(holdout or {}):
+        missing = min(set(holdout or {}) - set(numbers.tolist()))
+        raise ValueError(f"`holdout` names image {missing}; expected numbers of the source's images.")
     trainable = (labels >= 0) & ~is_holdout
-    label_filter = LabelFilter(accelerator, dataset, attribute, trainable, args, folder)
+    label_filter = LabelFilter(accelerator, dataset, attribute, args, folder)
 
     def threshold(signed: np.ndarray, given: float) -> float:
         if holdout is None:
             return given
-        truth = np.array([holdout[number] for number in numbers[is_holdout]])
-        return precise_threshold(signed[is_holdout], truth != labels[is_holdout])
+        judged = is_holdout & (labels >= 0)  # without a label none could be kept
+        truth = np.array([holdout[number] for number in numbers[judged]])
+        return precise_threshold(signed[judged], truth != labels[judged])
 
     scorer = label_filter.scores("scorer", trainable, 0)
     tau_1 = threshold(scorer, args.tau_1)
     agreed = trainable & confident(scorer, tau_1)
-    counts = args.num_extremes or [round(args.keep_share * trainable.sum())]
-    counts = (counts[0], counts[-1])
 
     def judge(pool: str, cross_fit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Mean opinion of the judges, where all are sure of the label, where all are sure of the other, tau_2."""
@@ -127,13 +130,7 @@ def select_by_labels(
         mean = np.ma.masked_array(ensemble, barred).mean(axis=0).filled(-np.inf)
         return mean, agreed & confident(doubt, tau_2), contradicting, tau_2
 
-    def surest(strength: np.ndarray, passed: np.ndarray) -> np.ndarray:
-        left = [int((passed & (labels == label)).sum()) for label in (0, 1)]
-        # How many the user asked for must be there; a share is taken of what is.
-        wanted = counts if args.num_extremes else (min(counts[0], left[0]), min(counts[1], left[1]))
-        return most_extreme(strength, labels, passed, wanted)
-
-    def surest_share(strength: np.ndarray, passed: np.ndarray) -> np.ndarray:
+    def as_many_surest(strength: np.ndarray, passed: np.ndarray) -> np.ndarray:
         """As many of each side as were kept, or all that are left, for comparison."""
         sides = [np.flatnonzero(passed & (labels == label)) for label in (0, 1)]
         chosen = [
@@ -142,7 +139,11 @@ def select_by_labels(
         return np.isin(np.arange(len(labels)), np.concatenate(chosen))
 
     mean, unanimous, contradicting, tau_2 = judge(args.ensemble_pool, args.cross_fit)
-    kept = surest(mean, unanimous)
+    # How many the user asked for must be there; a share is taken of what is.
+    share = round(args.keep_share * trainable.sum())
+    left = [int((unanimous & (labels == label)).sum()) for label in (0, 1)]
+    wanted = args.num_extremes or [min(share, left[0]), min(share, left[1])]
+    kept = most_extreme(mean, labels, unanimous, (wanted[0], wanted[-1]))
     record: dict[str, Any] = {
         "by": "labels",
         "scorer": {"model": args.scorer_model, "steps": args.max_train_steps, "seed": args.seed},
@@ -162,19 +163,23 @@ def select_by_labels(
         },
         "num_per_label": [int((kept & (labels == label)).sum()) for label in (0, 1)],
         "num_contradicting": int(contradicting.sum()),
+        "wrong_images_bound": {
+            str(count): wrong_images_bound(count, int(kept.sum()), ASSUMED_ERROR**args.ensemble_size)
+            for count in (10, 15, 20)
+        },
     }
     if f"factor_{attribute}" in dataset.column_names:
         factor = np.asarray(dataset[f"factor_{attribute}"])
         leaks = {
             "labels alone": trainable,
             "scorer, thresholds": agreed,
-            "scorer, surest": surest_share(scorer, agreed),
+            "scorer, surest": as_many_surest(scorer, agreed),
         }
         for pool in ("agreed", "all") if args.compare else (args.ensemble_pool,):
             for cross_fit in (False, True):
                 strength, passed, _, _ = judge(pool, cross_fit)
                 name = f"ensemble on {pool}{', cross-fitted' if cross_fit else ''}"
-                leaks |= {f"{name}, thresholds": passed, f"{name}, surest": surest_share(strength, passed)}
+                leaks |= {f"{name}, thresholds": passed, f"{name}, surest": as_many_surest(strength, passed)}
         record["leak"] = {name: leak(factor[mask], args.delta) for name, mask in leaks.items()}
         truly = trainable & ((factor <= args.delta) | (factor >= 1 - args.delta))
         record["share_of_truly_extreme_kept"] = float(kept[truly].sum() / truly.sum())

@@ -27,7 +27,7 @@ def train_scorer(
     """Train a `timm` network on a label column with two classes, or load it where that was done before.
 
     Args:
-        args: the training flags, and `--scorer_model`, `--scorer_resolution`, `--label_smoothing` and `--random_flip`.
+        args: the training flags, and `--scorer_model`, `--scorer_resolution` and `--random_flip`.
         folder: for checkpoints, and the finished network in its `scorer`.
     """
     finished = folder / "scorer"
@@ -46,8 +46,7 @@ def train_scorer(
             images = shift(images)
             logits = model(images)
             accuracy = (logits.argmax(dim=1) == labels).float().mean()
-            loss = F.cross_entropy(logits, labels, label_smoothing=args.label_smoothing)
-            return {"loss": loss, "accuracy": accuracy}
+            return {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy}
 
         tensors = with_tensors(dataset, size, [attribute])
         model, _ = train(accelerator, model, tensors, compute_loss, args, folder, folder.name, seed)

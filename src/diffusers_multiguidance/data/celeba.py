@@ -15,7 +15,7 @@ from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
 from ..files import replace_folder
-from .faces import HAIR_CLASSES, LABEL_MIDDLE, draw_row, hair_label
+from .faces import HAIR_CLASSES, LABEL_NOISE, draw_row, hair_label
 from .images import Counts, load_source, read_images, undecoded
 
 SPLITS = ("train", "valid", "test")  # partition 0, 1, 2
@@ -189,7 +189,7 @@ def write_celeba_folder(num_images: int, folder: str | Path, seed: int = 0) -> N
     if Path(folder).exists() and not (Path(folder) / "factors.csv").is_file():
         raise ValueError(f"`folder` {folder} exists; expected drawn faces to replace, or a free name.")
     tables: dict[str, list[list[Any]]] = {
-        "list_attr_celeba": [["image_id", *LABEL_MIDDLE]],
+        "list_attr_celeba": [["image_id", *LABEL_NOISE]],
         "list_eval_partition": [["image_id", "partition"]],
         "factors": [["image_id", *FACTORS]],
     }
@@ -198,7 +198,7 @@ def write_celeba_folder(num_images: int, folder: str | Path, seed: int = 0) -> N
         for number in tqdm(range(num_images), desc="Drawing faces"):
             face, name = draw_row(seed, number, 178, 218), f"{number + 1:06d}.jpg"
             face["image"].save(new / "img_align_celeba" / name, quality=95)
-            tables["list_attr_celeba"].append([name, *(2 * face[attribute] - 1 for attribute in LABEL_MIDDLE)])
+            tables["list_attr_celeba"].append([name, *(2 * face[attribute] - 1 for attribute in LABEL_NOISE)])
             tables["list_eval_partition"].append([name, max(0, number % 10 - 7)])
             tables["factors"].append([name, *(face[f"factor_{factor}"] for factor in FACTORS)])
         for table, rows in tables.items():

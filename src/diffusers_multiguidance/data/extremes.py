@@ -44,10 +44,10 @@ def select_by_factor(dataset: Dataset, attribute: str, delta: float = 0.2) -> Se
         raise ValueError(
             f"`attribute` is {attribute!r}; expected one with a factor column, of {dataset.column_names}."
         )
-    factor = np.asarray(dataset[column], dtype=np.float64)
-    low, high = factor <= delta, factor >= 1 - delta
     if not 0 < delta < 0.5:
         raise ValueError(f"`delta` is {delta}; expected a number above 0 and below 0.5.")
+    factor = np.asarray(dataset[column], dtype=np.float64)
+    low, high = factor <= delta, factor >= 1 - delta
     if not (low.any() and high.any()):
         raise ValueError(f"`delta` is {delta}; expected one that leaves images at both ends of '{attribute}'.")
     record = {
@@ -109,7 +109,7 @@ def confident(signed: np.ndarray, threshold: float) -> np.ndarray:
     return signed > math.log(threshold / (1 - threshold))
 
 
-def least_confident(signed: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+def least_confident(signed: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """What the most doubtful member of an ensemble says of each image.
 
     Args:
@@ -119,8 +119,6 @@ def least_confident(signed: np.ndarray, seen: np.ndarray | None = None) -> np.nd
     Returns:
         (N,); minus infinity where no member may judge.
     """
-    if seen is None:
-        return signed.min(axis=0)
     return np.where(seen.all(axis=0), -np.inf, np.where(seen, np.inf, signed).min(axis=0))
 
 

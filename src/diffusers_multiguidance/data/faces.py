@@ -18,7 +18,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 
 # P(label = yes | latent z) = sigmoid((z - middle) / softness): people agree on clear faces and not on mild ones.
-LABEL_MIDDLE = {
+LABEL_NOISE = {
     "Smiling": ("Smiling", 0.5, 0.1),
     "Black_Hair": ("Hair", 0.3, -0.06),
     "Blond_Hair": ("Hair", 0.7, 0.06),
@@ -184,10 +184,10 @@ def draw_row(seed: int, number: int, width: int, height: int) -> dict[str, Any]:
     rng = np.random.default_rng((seed, number))
     smile, hair, skin = rng.random(3).astype(np.float32)
     factors = {"Smiling": smile, "Hair": hair, "Pale_Skin": skin}
-    draws = rng.random(len(LABEL_MIDDLE))
+    draws = rng.random(len(LABEL_NOISE))
     labels = {
         name: int(draw < 1 / (1 + np.exp(-(factors[factor] - middle) / softness)))
-        for draw, (name, (factor, middle, softness)) in zip(draws, LABEL_MIDDLE.items(), strict=True)
+        for draw, (name, (factor, middle, softness)) in zip(draws, LABEL_NOISE.items(), strict=True)
     }
     return {
         "image": PILImage.fromarray(draw_face(Latents(smile, hair, skin), rng, width, height)),
@@ -238,7 +238,7 @@ def faces(num_images: int, resolution: int = 64, seed: int = 0, num_proc: int | 
         features=Features(
             {
                 "image": Image(),
-                **{name: ClassLabel(names=["no", "yes"]) for name in LABEL_MIDDLE},
+                **{name: ClassLabel(names=["no", "yes"]) for name in LABEL_NOISE},
                 "Hair": ClassLabel(names=HAIR_CLASSES),
                 **{f"factor_{name}": Value("float32") for name in ("Smiling", "Hair", "Pale_Skin")},
                 "source_index": Value("int64"),

@@ -22,10 +22,10 @@ def evaluator_logits(evaluator: ImageClassifier, images: np.ndarray, batch_size:
     Raises:
         ValueError: for images that the evaluator was not made for.
     """
-    expected = (evaluator.config["sample_size"], evaluator.config["sample_size"], evaluator.config["in_channels"])
-    if images.shape[1:] != expected:
+    size, channels = evaluator.config["sample_size"], evaluator.config["in_channels"]
+    if images.shape[1:] != (size, size, channels):
         raise ValueError(
-            f"`images` have shape {images.shape}; expected (N, *{expected}), as the evaluator was trained."
+            f"`images` have shape {images.shape}; expected (N, {size}, {size}, {channels}) for this evaluator."
         )
     evaluator.eval()
     with torch.inference_mode():
