@@ -16,7 +16,8 @@ from launch import CPU, ROOT, kill_all, launch, launch_command
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
+from diffusers_multiguidance.evaluation.quality import class_probabilities, evaluator_logits, share_recognized
+from diffusers_multiguidance.models.image_classifier import ImageClassifier
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.recipe import parse_arguments
 from diffusers_multiguidance.seeds import stream_seed
@@ -295,3 +296,19 @@ def test_evaluator_learns_and_judges(recipe, tmp_path):
     probabilities = class_probabilities(tmp_path / "evaluator", images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert share_recognized(probabilities, 0.0) == 1
+
+
+def test_evaluator_regresses_a_factor(recipe, tmp_path):
+    flags = ["--train_data_dir", recipe.parent / "data", "--output_dir", tmp_path, "--attribute", "factor_position"]
+    flags += ["--resolution", 16, "--train_batch_size", 16, "--max_train_steps", 60, "--learning_rate", 3e-3]
+    result = launch("train_evaluator.py", *flags, "--no-use_ema", "--model", "test_resnet", "--eval_share", 0.3)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "evaluator" / "training.json").read_text())
+    dataset = load_from_disk(recipe.parent / "data")
+    assert record["held_out_mean_absolute_error"] < 0.35, "guessing 0.5 is wrong by 0.4"
+    evaluator = ImageClassifier.from_pretrained(tmp_path / "evaluator")
+    images = np.stack([np.array(image)[..., None] for image in dataset["image"]])
+    predicted = evaluator_logits(evaluator, images).sigmoid().squeeze(1).numpy()
+    assert np.corrcoef(predicted, dataset["factor_position"])[0, 1] > 0.5
+    with pytest.raises(ValueError, match=r"`images` have shape .*; expected \(N, 16, 16, 1\)"):
+        evaluator_logits(evaluator, images[:, :8])
