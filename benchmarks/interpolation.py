@@ -1,7 +1,8 @@
 """Share of samples in the gap: unguided, one classifier at a time, and the shipped set.
 
     python benchmarks/interpolation.py pipelines/circles --attribute position --out runs/benchmarks/circles
-    python benchmarks/interpolation.py pipelines/digits --attribute thickness --num-images 500 --out runs/digits-rows
+    python benchmarks/interpolation.py pipelines/faces --attribute Smiling --num-images 500 --num-classifiers 0 \\
+        --measure pipelines/faces/evaluators/Smiling --out runs/benchmarks/faces
 
 Writes `interpolation.json`, a report (figures, histogram, grid) per row, and `histogram.png` over all rows.
 """
@@ -16,8 +17,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from diffusers_multiguidance.cli import load_pipeline
-from diffusers_multiguidance.evaluation.attributes import CirclePosition, StrokeThickness
+from diffusers_multiguidance.cli import MeasureName, load_pipeline
+from diffusers_multiguidance.evaluation.attributes import load_measure
 from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import save_histogram, write_report
 from diffusers_multiguidance.files import add_to_folder
@@ -29,6 +30,7 @@ def main(
     pipeline: Path,
     out: Annotated[Path, typer.Option()],
     attribute: Annotated[str, typer.Option()],
+    measure: MeasureName = None,
     num_images: Annotated[int, typer.Option()] = 1000,
     num_classifiers: Annotated[int, typer.Option(help="How many single members to measure.")] = 5,
     target: Annotated[float, typer.Option()] = 0.5,
@@ -37,7 +39,7 @@ def main(
 ) -> None:
     loaded = load_pipeline(pipeline)
     classifiers = loaded.classifiers
-    measure = {"position": CirclePosition, "thickness": StrokeThickness}[attribute]()
+    measured = load_measure(measure or attribute)
     # The single classifiers are the set's members, which differ in nothing but their seed.
     rows: dict[str, Any] = {"unguided": None, "set": classifiers}
     for number, member in enumerate(classifiers.members[:num_classifiers]):
@@ -53,7 +55,7 @@ def main(
             call["guidance_scale"] = 60.0  # the paper's 30 + 30; the set has the pipeline's default
         images = generate(loaded, num_images, seed, description=name, **call)
         seconds = time.monotonic() - started
-        values[name] = measure(images)
+        values[name] = measured(images)
         with add_to_folder(out / name.replace(" ", "-")) as folder:
             results[name] = {**write_report(images, values[name], attribute, folder), "seconds": round(seconds, 1)}
             np.savez_compressed(folder / "images.npz", images=images)

@@ -76,7 +76,7 @@ def test_killed_build_goes_on_and_ends_the_same(smiles, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     try:
-        waiting = tmp_path / "set.work" / "Smiling" / "on-all-0.npy"
+        waiting = tmp_path / "set.work" / "Smiling" / "on-all-0" / "scorer" / "config.json"
         deadline = time.monotonic() + 240
         while not waiting.exists():
             assert process.poll() is None, "ended before it could be killed"
@@ -87,7 +87,7 @@ def test_killed_build_goes_on_and_ends_the_same(smiles, tmp_path):
     assert not (tmp_path / "set").exists()
     kept_from_before = waiting.stat().st_mtime_ns
     resumed = subprocess.Popen(launch_command("build_dataset.py", *flags), cwd=ROOT, env=CPU, stderr=subprocess.PIPE)
-    while not (tmp_path / "set.work" / "Smiling" / "on-all-1.npy").exists() and resumed.poll() is None:
+    while not (tmp_path / "set.work" / "Smiling" / "on-all-1" / "scorer").exists() and resumed.poll() is None:
         if waiting.exists():
             assert waiting.stat().st_mtime_ns == kept_from_before, "a finished network was trained again"
         time.sleep(0.05)

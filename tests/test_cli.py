@@ -83,7 +83,7 @@ def test_demo_shows_the_unseen_middle(tmp_path):
         (["sample", "TINY", "--sampler", "dpmsolver++"], "`sampler` is 'dpmsolver++'; expected"),
         (["sample", "nowhere/at/all"], "is no whole pipeline"),
         (["evaluate", "nowhere", "--attribute", "position"], "images.npz` can't be read"),
-        (["evaluate", "nowhere", "--attribute", "size"], "`--attribute` is 'size'; expected"),
+        (["evaluate", "nowhere", "--attribute", "size"], "`measure` is 'size'; expected"),
         (["evaluate", "BROKEN", "--attribute", "position"], "images.npz` can't be read"),
     ],
 )

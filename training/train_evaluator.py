@@ -3,14 +3,15 @@
     accelerate launch training/train_evaluator.py --recipe training/recipes/digits.yaml
     accelerate launch training/train_evaluator.py --train_data_dir faces --attribute factor_Smiling --output_dir out
 
-A column of floats in [0, 1] is regressed (paper, appendix K), a label column is classified and its probabilities are
-calibrated by a temperature on the held-out images (paper, appendix D). Writes an `ImageClassifier` to
+A column of floats in [0, 1] is regressed (paper, appendix K), a label column is classified; either is calibrated by a
+temperature on the held-out images (paper, appendix D). Writes an `ImageClassifier` to
 `<output_dir>/evaluator`, with its figures on the held-out images in `training.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,16 +52,16 @@ def judge(model: ImageClassifier, dataset: Dataset, resolution: int, column: str
     return torch.cat([logits for logits, _ in pairs]), torch.cat([values for _, values in pairs])
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature that makes held-out labels most probable (temperature scaling, Guo et al. 2017)."""
+def fit_temperature(logits: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """The temperature at which held-out images have the least loss (temperature scaling, Guo et al. 2017)."""
     log_temperature = torch.zeros((), requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(logits / log_temperature.exp(), labels)
-        loss.backward()
-        return loss
+        value = loss(logits / log_temperature.exp())
+        value.backward()
+        return value
 
     optimizer.step(closure)
     return float(log_temperature.detach().exp())
@@ -113,13 +114,13 @@ def main(args: argparse.Namespace) -> None:
     classes = None if is_factor else feature.names
     model = ImageClassifier(args.model, args.attribute, classes, image_channels(dataset), args.resolution)
 
-    def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        logits = model(batch["image"])
-        values = batch[args.attribute]
+    def loss(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         if is_factor:
-            return {"loss": F.mse_loss(logits.squeeze(1).sigmoid(), values.float())}
-        accuracy = (logits.argmax(dim=1) == values).float().mean()
-        return {"loss": F.cross_entropy(logits, values), "accuracy": accuracy}
+            return F.mse_loss(logits.squeeze(1).sigmoid(), values.float())
+        return F.cross_entropy(logits, values)
+
+    def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": loss(model(batch["image"]), batch[args.attribute])}
 
     model, record = train(
         accelerator,
@@ -135,12 +136,10 @@ def main(args: argparse.Namespace) -> None:
         model = model.cpu().to(memory_format=torch.contiguous_format)
         if held_out is not None:
             logits, values = judge(model, held_out, args.resolution, args.attribute)
-            if is_factor:
-                record |= regression_figures(logits, values)
-            else:
-                temperature = fit_temperature(logits, values)
-                model.register_to_config(temperature=temperature)
-                record |= classification_figures(logits / temperature, values)
+            temperature = fit_temperature(logits, lambda scaled: loss(scaled, values))
+            model.register_to_config(temperature=temperature)
+            figures = regression_figures if is_factor else classification_figures
+            record |= figures(logits / temperature, values)
         with replace_folder(args.output_dir / "evaluator") as folder:
             model.save_pretrained(folder)
             write_record(folder, record, args)

@@ -21,6 +21,13 @@ from .guidance import Target
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
+MeasureName = Annotated[
+    str | None,
+    typer.Option(
+        "--measure",
+        help="position (circles), thickness (digits) or an evaluator's folder; the attribute's name unless given.",
+    ),
+]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
 
@@ -106,18 +113,17 @@ def sample(
 @app.command()
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="Folder that `multiguidance sample` wrote.")],
-    attribute: Annotated[str, typer.Option(help="position (circles) or thickness (digits).")],
+    attribute: Annotated[str, typer.Option(help="Its name in the report.")],
     out: OutFolder,
+    measure: MeasureName = None,
 ) -> None:
     """Measure an attribute on samples: report.json, histogram.png and grid.png."""
-    from .evaluation.attributes import CirclePosition, StrokeThickness
+    from .evaluation.attributes import load_measure
     from .evaluation.report import write_report
 
-    measures: dict[str, Any] = {"position": CirclePosition(), "thickness": StrokeThickness()}
-    if attribute not in measures:
-        raise ValueError(f"`--attribute` is {attribute!r}; expected one of {list(measures)}.")
+    measured = load_measure(measure or attribute)
     images = read_images(samples / "images.npz")
-    values = measures[attribute](images)
+    values = measured(images)
     with add_to_folder(out) as folder:
         summary = write_report(images, values, attribute, folder)
     print_summary(str(samples), summary)

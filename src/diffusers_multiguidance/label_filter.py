@@ -51,19 +51,21 @@ class LabelFilter:
         self.args, self.folder = args, folder
         self.labels = np.asarray(dataset[attribute])
 
-    def scores(self, name: str, rows: np.ndarray, stream: int) -> np.ndarray:
-        """Signed log-odds (N,) of all images by a network that learnt the labels of `rows` (a mask)."""
-        if min(np.bincount(self.labels[rows], minlength=2)) == 0:
-            raise ValueError(
-                f"`attribute` '{self.attribute}' leaves one label for the {name}; expected images with both labels: "
-                "lower the thresholds."
-            )
+    def scores(self, name: str, pools: np.ndarray, stream: int) -> np.ndarray:
+        """Signed log-odds (networks, N) of all images by networks that learnt the labels of `pools`, as many masks."""
         path = self.folder / f"{name}.npy"
         if not path.exists():
-            rows, seed = np.flatnonzero(rows), stream_seed(self.args.seed, stream)
-            subset = self.dataset.select(rows)
-            scorer = train_scorer(self.accelerator, subset, self.attribute, self.args, self.folder / name, seed)
-            result = log_odds(self.accelerator, scorer, self.dataset, self.args, f"{name} scores")
+            networks = []
+            for number, rows in enumerate(pools):
+                if min(np.bincount(self.labels[rows], minlength=2)) == 0:
+                    raise ValueError(
+                        f"`attribute` '{self.attribute}' leaves one label for the {name}; expected images with both "
+                        "labels: lower the thresholds."
+                    )
+                subset, seed = self.dataset.select(np.flatnonzero(rows)), stream_seed(self.args.seed, stream + number)
+                folder = self.folder / f"{name}-{number}"
+                networks.append(train_scorer(self.accelerator, subset, self.attribute, self.args, folder, seed))
+            result = log_odds(self.accelerator, networks, self.dataset, self.args, f"{name} scores")
             if self.accelerator.is_main_process:
                 temporary = path.with_suffix(".tmp.npy")
                 np.save(temporary, result)
@@ -80,8 +82,7 @@ class LabelFilter:
         rng = np.random.default_rng((self.args.seed, 1))
         order = rng.permuted(np.tile(np.arange(size), (len(pool), 1)), axis=1).T
         seen = (order < size - size // 2) & pool
-        members = [self.scores(f"{name}-{number}", rows, number + 1) for number, rows in enumerate(seen)]
-        return np.stack(members), seen
+        return self.scores(name, seen, 1), seen
 
 
 def select_by_labels(
@@ -116,7 +117,7 @@ def select_by_labels(
         truth = np.array([holdout[number] for number in numbers[judged]])
         return precise_threshold(signed[judged], truth != labels[judged])
 
-    scorer = label_filter.scores("scorer", trainable, 0)
+    scorer = label_filter.scores("scorer", trainable[None], 0)[0]
     tau_1 = threshold(scorer, args.tau_1)
     agreed = trainable & confident(scorer, tau_1)
 

@@ -5,11 +5,17 @@ Images are (N, H, W, C) uint8 with C of 1 or 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from ..data.circles import RADIUS, position
 from ..data.digits import stroke_thickness, thickness_factor
+from .quality import evaluator_logits, load_evaluator
+
+Measure = Callable[[np.ndarray], np.ndarray]
 
 
 def to_grey(images: np.ndarray) -> np.ndarray:
@@ -45,3 +51,26 @@ class StrokeThickness:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.array([thickness_factor(stroke_thickness(image)) for image in to_grey(images)])
+
+
+class Regression:
+    """What an evaluator says that train_evaluator.py trained on a factor's true values (paper, appendix K)."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.evaluator = load_evaluator(folder)
+        if self.evaluator.config["classes"] is not None:
+            raise ValueError(f"`{folder}` tells classes apart; expected an evaluator of a number.")
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return evaluator_logits(self.evaluator, images)[:, 0].sigmoid().double().numpy()
+
+
+def load_measure(name: str) -> Measure:
+    """ "position" of circles, "thickness" of digits, or else the evaluator in the folder `name`."""
+    if name == "position":
+        return CirclePosition()
+    if name == "thickness":
+        return StrokeThickness()
+    if not Path(name).is_dir():
+        raise ValueError(f"`measure` is {name!r}; expected 'position', 'thickness' or the folder of an evaluator.")
+    return Regression(name)

@@ -6,8 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from ..models.image_classifier import ImageClassifier
+
+
+def load_evaluator(folder: str | Path) -> ImageClassifier:
+    """The evaluator in a folder.
+
+    Raises:
+        ValueError: where there is none, or a broken one.
+    """
+    try:
+        return ImageClassifier.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"`{folder}` can't be read ({reason}); expected what train_evaluator.py writes.") from error
 
 
 def evaluator_logits(evaluator: ImageClassifier, images: np.ndarray, batch_size: int = 256) -> torch.Tensor:
@@ -35,7 +49,7 @@ def evaluator_logits(evaluator: ImageClassifier, images: np.ndarray, batch_size:
 
 def class_probabilities(evaluator: str | Path, images: np.ndarray) -> np.ndarray:
     """(N, number of classes), from the evaluator in a folder; see `evaluator_logits`."""
-    return evaluator_logits(ImageClassifier.from_pretrained(evaluator), images).softmax(dim=1).numpy()
+    return evaluator_logits(load_evaluator(evaluator), images).softmax(dim=1).numpy()
 
 
 def share_recognized(probabilities: np.ndarray, threshold: float = 0.9) -> float:

@@ -1,0 +1,94 @@
+"""The filter of build_dataset.py: images judged in a second, and memory against the number of images.
+
+    python benchmarks/filter.py --out runs/benchmarks/filter
+
+Writes `filter.json`. Memory is the most that the script and its children held of their own while they drew, trained,
+judged and wrote; pages of memory-mapped files, which the system takes back when it needs them, are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import torch
+import typer
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from diffusers_multiguidance.data.faces import faces
+from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.models.image_classifier import ImageClassifier
+from diffusers_multiguidance.scoring import log_odds
+from diffusers_multiguidance.trainer import with_tensors
+
+BUILD = Path(__file__).parents[1] / "training" / "build_dataset.py"
+
+
+def throughput(num_images: int, resolution: int, num_networks: int, batch_size: int = 256) -> dict[str, float]:
+    """Images a second, by `log_odds` and by a bare loop of the same networks over batches that wait in memory."""
+    dataset = faces(num_images, resolution)
+    networks = [ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 3, resolution) for _ in range(num_networks)]
+    args = argparse.Namespace(scorer_resolution=resolution, eval_batch_size=batch_size, dataloader_num_workers=0)
+    accelerator = Accelerator()
+    log_odds(accelerator, networks, dataset.select(range(2 * batch_size)), args, "warm-up")
+    started = time.perf_counter()
+    log_odds(accelerator, networks, dataset, args, "filter")
+    seconds = time.perf_counter() - started
+
+    waiting = [batch["image"] for batch in DataLoader(with_tensors(dataset, resolution, []), batch_size)]
+    waiting = [images.contiguous(memory_format=torch.channels_last) for images in waiting]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for images in waiting:
+            for network in networks:
+                network(images)
+    bare = time.perf_counter() - started
+    return {"filter": num_images / seconds, "bare loop": num_images / bare, "ratio": bare / seconds}
+
+
+def peak_memory(num_images: int, resolution: int, out: Path) -> dict[str, float]:
+    """MiB that a build holds at most, and the minutes it takes."""
+    flags = ["--dataset", "faces", "--num_images", num_images, "--resolution", resolution, "--attribute", "Smiling"]
+    # Networks that hardly learn: how much is read and written does not depend on what they know.
+    flags += ["--extremes", "--max_train_steps", 50, "--tau_1", 0.5, "--tau_2", 0.5, "--ensemble_size", 2]
+    flags += ["--output_dir", out / f"faces-{num_images}"]
+    started, peak = time.monotonic(), 0
+    process = psutil.Popen([sys.executable, str(BUILD), *map(str, flags)], stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        try:
+            held = [p.memory_info() for p in [process, *process.children(recursive=True)]]
+            peak = max(peak, sum(memory.rss - memory.shared for memory in held))
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.1)
+    if process.returncode:
+        raise RuntimeError(f"build_dataset.py ended with {process.returncode}")
+    return {"peak MiB": peak / 2**20, "minutes": (time.monotonic() - started) / 60}
+
+
+def main(
+    out: Annotated[Path, typer.Option()],
+    resolution: Annotated[int, typer.Option()] = 64,
+    num_networks: Annotated[int, typer.Option(help="Members of the ensemble.")] = 5,
+    num_judged: Annotated[int, typer.Option(help="Images for the throughput.")] = 10_000,
+    num_images: Annotated[list[int], typer.Option(help="For the memory.")] = [20_000, 200_000],  # noqa: B006
+) -> None:
+    results = {
+        "images a second, ensemble": throughput(num_judged, resolution, num_networks),
+        "images a second, scorer": throughput(num_judged, resolution, 1),
+        "memory": {str(count): peak_memory(count, resolution, out) for count in num_images},
+    }
+    print(json.dumps(results, indent=2))
+    with add_to_folder(out) as folder:
+        (folder / "filter.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
