@@ -26,6 +26,7 @@ from diffusers_multiguidance.trainer import (
     find_checkpoints,
     image_channels,
     load_training_set,
+    random_flip,
     with_tensors,
 )
 
@@ -74,6 +75,14 @@ def recipe(tmp_path_factory) -> Path:
     command = [sys.executable, str(ROOT / "training" / "build_dataset.py"), "--recipe", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     return path
+
+
+def test_random_flip_mirrors_half_of_the_images():
+    images = torch.randn(200, 1, 2, 3)
+    flipped = random_flip(images)
+    mirrored = (flipped == images.flip(-1)).all(dim=(1, 2, 3))
+    assert torch.equal(flipped[~mirrored], images[~mirrored])
+    assert 50 < mirrored.sum() < 150
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

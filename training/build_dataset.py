@@ -69,7 +69,7 @@ def create_parser() -> argparse.ArgumentParser:
     choice.add_argument("--delta", type=float, default=0.2, help="Width of each end, as a share of a factor's range.")
     choice.add_argument("--num_extremes", type=int, nargs="+", help="How many to keep at each end, or low and high.")
     choice.add_argument(
-        "--keep_share", type=float, default=0.12, help="At most this share at each end, without --num_extremes."
+        "--keep_share", type=float, default=0.12, help="Without --num_extremes: of all, at most this at each end."
     )
     choice.add_argument("--index_file", type=Path, help="Text file of image numbers that replaces the filter.")
     choice.add_argument("--oversample", action=flag, default=False, help="Repeat the rarer end.")
@@ -238,7 +238,7 @@ def label_column(dataset: Dataset, attribute: str) -> np.ndarray:
 def work_folder(dataset: Dataset, args: argparse.Namespace) -> Path:
     """Beside the output: what a killed build left, if it had the same source and flags; else empty."""
     folder = args.output_dir.resolve().with_name(args.output_dir.name + ".work")
-    unlike = ("num_proc", "dataloader_num_workers", "push_to_hub", "hub_dataset_id", "recipe", "output_dir")
+    unlike = ("num_proc", "dataloader_num_workers", "push_to_hub", "hub_dataset_id", "recipe", "output_dir", "compare")
     flags = {name: str(value) for name, value in vars(args).items() if name not in unlike}
     content = json.dumps({**flags, "source": dataset._fingerprint}, indent=2)
     if not (folder / "build.json").exists() or (folder / "build.json").read_text() != content:

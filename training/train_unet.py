@@ -28,6 +28,7 @@ from diffusers_multiguidance.trainer import (
     create_accelerator,
     image_channels,
     load_training_set,
+    random_flip,
     train,
     with_tensors,
     write_record,
@@ -37,6 +38,7 @@ from diffusers_multiguidance.trainer import (
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser)
+    parser.add_argument("--random_flip", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--save_images_steps", type=int, default=1000, help="How often to save a grid of samples.")
     parser.add_argument("--push_to_hub", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--hub_model_id", help="Repository to push to; defaults to the output folder's name.")
@@ -104,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
     )
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        images = batch["image"]
+        images = random_flip(batch["image"]) if args.random_flip else batch["image"]
         # Timesteps drawn unevenly, without reweighting the loss: attention goes where the image is decided.
         share = compute_density_for_timestep_sampling(
             args.weighting_scheme, len(images), args.logit_mean, args.logit_std, device="cpu"

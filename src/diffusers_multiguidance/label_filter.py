@@ -140,8 +140,8 @@ def select_by_labels(
         return np.isin(np.arange(len(labels)), np.concatenate(chosen))
 
     mean, unanimous, contradicting, tau_2 = judge(args.ensemble_pool, args.cross_fit)
-    # How many the user asked for must be there; a share is taken of what is.
-    share = round(args.keep_share * trainable.sum())
+    # How many the user asked for must be there; of a share only what is left.
+    share = round(args.keep_share * len(dataset))
     left = [int((unanimous & (labels == label)).sum()) for label in (0, 1)]
     wanted = args.num_extremes or [min(share, left[0]), min(share, left[1])]
     kept = most_extreme(mean, labels, unanimous, (wanted[0], wanted[-1]))

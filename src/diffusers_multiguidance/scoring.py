@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoProcessor
 
 from .files import replace_folder
 from .models.image_classifier import ImageClassifier
-from .trainer import Batch, image_channels, train, with_tensors
+from .trainer import Batch, image_channels, random_flip, train, with_tensors
 
 
 def train_scorer(
@@ -41,8 +41,7 @@ def train_scorer(
         def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
             images, labels = batch["image"], batch[attribute]
             if args.random_flip:
-                flip = (torch.rand(len(images)) < 0.5).to(images.device)
-                images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+                images = random_flip(images)
             images = shift(images)
             logits = model(images)
             accuracy = (logits.argmax(dim=1) == labels).float().mean()

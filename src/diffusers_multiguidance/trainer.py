@@ -134,6 +134,12 @@ def with_tensors(dataset: Dataset, resolution: int, label_columns: list[str]) ->
     return dataset.select_columns(["image", *label_columns]).with_transform(transform)
 
 
+def random_flip(images: torch.Tensor) -> torch.Tensor:
+    """Mirror each image of (B, C, H, W) with a probability of one half."""
+    flip = (torch.rand(len(images)) < 0.5).to(images.device)
+    return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+
 class RunSampler(Sampler[int]):
     """Image numbers of a whole run, epoch after epoch in shuffled order, from number `start` up to `stop`."""
 
