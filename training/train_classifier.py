@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel
@@ -46,6 +47,12 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--attributes", nargs="+", help="Label columns to classify.")
     parser.add_argument("--num_classifiers", type=int, default=1, help="Members of the set, seeds --seed and up.")
     parser.add_argument("--label_smoothing", type=float, default=0.0)
+    parser.add_argument(
+        "--soft_labels",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Learn factor_<attribute> as the probability of the second class; for what generate.py writes.",
+    )
     parser.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 256, 384, 512])
     parser.add_argument("--attention_resolutions", type=int, nargs="*", default=[32, 16, 8])
     parser.add_argument("--layers_per_block", type=int, default=2)
@@ -95,6 +102,15 @@ def main(args: argparse.Namespace) -> None:
             labels = [name for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)]
             raise ValueError(f"`--attributes` names {attribute!r}; expected label columns of the data set, {labels}.")
         attributes[attribute] = feature.names
+    columns = {name: f"factor_{name}" if args.soft_labels else name for name in attributes}
+    if args.soft_labels:
+        for attribute, column in columns.items():
+            factor = np.asarray(dataset[column] if column in dataset.column_names else [np.nan])
+            if len(attributes[attribute]) != 2 or not ((factor >= 0) & (factor <= 1)).all():
+                raise ValueError(
+                    f"`--soft_labels` finds no strength of '{attribute}'; expected two classes and numbers in {column!r} "
+                    "from 0 to 1."
+                )
 
     accelerator = create_accelerator(args)
 
@@ -103,14 +119,15 @@ def main(args: argparse.Namespace) -> None:
         index = torch.randint(len(diffusion), (len(images),))
         x_t = diffusion.add_noise(images, torch.randn_like(images), index)
         logits = model(x_t, diffusion.timesteps[index].to(images.device)).logits
-        losses = {
-            name: F.cross_entropy(logits[name].float(), batch[name], label_smoothing=args.label_smoothing)
-            for name in attributes
-        }
-        accuracy = {
-            f"accuracy_{name}": (logits[name].argmax(dim=1) == batch[name]).float().mean() for name in attributes
-        }
-        return {"loss": sum(losses.values(), torch.zeros(())), **accuracy}
+        logs = {"loss": torch.zeros((), device=images.device)}
+        for name, column in columns.items():
+            values, output = batch[column], logits[name].float()
+            # Cross-entropy with z as the second class's probability is least where p is the mean of z given x_t.
+            target = torch.stack([1 - values, values], dim=1).float() if args.soft_labels else values
+            logs["loss"] = logs["loss"] + F.cross_entropy(output, target, label_smoothing=args.label_smoothing)
+            label = (values > 0.5).long() if args.soft_labels else values
+            logs[f"accuracy_{name}"] = (output.argmax(dim=1) == label).float().mean()
+        return logs
 
     members = []
     for number in range(args.num_classifiers):
@@ -132,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
         classifier, record = train(
             accelerator,
             classifier,
-            with_tensors(dataset, args.resolution, list(attributes)),
+            with_tensors(dataset, args.resolution, list(columns.values())),
             compute_loss,
             args,
             output_dir,

@@ -114,13 +114,18 @@ def image_channels(dataset: Dataset) -> int:
     return 1 if dataset[0]["image"].mode in ("1", "L") else 3
 
 
-def to_tensor(image: Image.Image, resolution: int, channels: int) -> torch.Tensor:
-    """Centre-crop and resize to (C, resolution, resolution), float32 in [-1, 1]."""
+def fit_image(image: Image.Image, resolution: int, channels: int) -> Image.Image:
+    """Centre-crop and resize to a square of `resolution` pixels, grey or RGB."""
     image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (resolution, resolution):
-        image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(image)).reshape(resolution, resolution, channels)
-    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+    if image.size == (resolution, resolution):
+        return image
+    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def to_tensor(image: Image.Image, resolution: int, channels: int) -> torch.Tensor:
+    """`fit_image` as (C, resolution, resolution), float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(fit_image(image, resolution, channels)))
+    return pixels.reshape(resolution, resolution, channels).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def with_tensors(dataset: Dataset, resolution: int, label_columns: list[str]) -> Dataset:

@@ -148,6 +148,21 @@ def oversample(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([indices[labels != rarer], np.repeat(indices[labels == rarer], repeats)]))
 
 
+def evenly_spread(strengths: np.ndarray, num_images: int, seed: int) -> np.ndarray:
+    """About `num_images` row numbers, repeated where images are rare, that fill the range of strengths evenly.
+
+    Args:
+        strengths: (attributes, N) in [0, 1]; the range is cut into 20 bins, that of several attributes into 8 by 8.
+    """
+    bins = 20 if len(strengths) == 1 else 8
+    cells = np.ravel_multi_index(tuple((strengths * bins).astype(int).clip(0, bins - 1)), (bins,) * len(strengths))
+    filled, rng = np.unique(cells), np.random.default_rng(seed)
+    rows = [np.flatnonzero(cells == cell) for cell in filled]
+    return np.concatenate(
+        [rng.permutation(np.resize(rng.permutation(r), -(-num_images // len(filled)))) for r in rows]
+    )
+
+
 def precise_threshold(signed: np.ndarray, wrong: np.ndarray) -> float:
     """The lowest probability above which a labelled hold-out has a precision of 1 (paper, appendix D.1).
 
