@@ -80,7 +80,6 @@ def test_demo_shows_the_unseen_middle(tmp_path):
         (["sample", "TINY", "--target", "Age=0.5"], "`target` names attribute 'Age'; expected"),
         (["sample", "TINY", "--guidance-scale", -3, "--target", "Smiling=0.5"], "`guidance_scale` is -3.0; expected"),
         (["sample", "TINY", "--sampler", "euler"], "`sampler` is 'euler'; expected"),
-        (["sample", "TINY", "--sampler", "dpmsolver++"], "`sampler` is 'dpmsolver++'; expected"),
         (["sample", "nowhere/at/all"], "is no whole pipeline"),
         (["evaluate", "nowhere", "--attribute", "position"], "images.npz` can't be read"),
         (["evaluate", "nowhere", "--attribute", "size"], "`measure` is 'size'; expected"),

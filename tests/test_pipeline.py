@@ -77,6 +77,25 @@ def test_ddim_draws_noise_only_where_eta_asks_for_it(pipeline):
     assert np.abs(noisy - plain).max() > 1e-3
 
 
+@pytest.mark.parametrize("target", [None, {"Smiling": 0.3}])
+def test_first_order_solver_is_ddim(pipeline, target):
+    """Of two steps the solver has no history for the first and takes the image for the last: DDIM, in theory."""
+    pipeline.scheduler.register_to_config(clip_sample=False)  # the solver also clips what guidance adds
+    call = {"num_inference_steps": 2, "target": target, "guidance_scale": 1.0, "output_type": "np"}
+    ddim = pipeline(3, sampler="ddim", generator=generators(3), **call).images
+    solver = pipeline(3, sampler="dpmsolver++", generator=generators(3), **call).images
+    np.testing.assert_allclose(solver, ddim, rtol=0, atol=2e-5)
+
+
+def test_second_order_solver_needs_fewer_steps(pipeline):
+    def draw(sampler: str, steps: int) -> np.ndarray:
+        call = {"target": {"Smiling": 0.3}, "output_type": "np", "generator": generators(4)}
+        return pipeline(4, sampler=sampler, num_inference_steps=steps, **call).images
+
+    exact = draw("ddim", 100)
+    assert np.abs(draw("dpmsolver++", 10) - exact).mean() < np.abs(draw("ddim", 10) - exact).mean()
+
+
 def test_output_types_and_defaults(pipeline):
     images = pipeline(2).images
     assert images[0].size == (8, 8)
@@ -149,9 +168,10 @@ def test_half_precision(pipeline):
         ({"num_inference_steps": 0}, "`num_inference_steps` is 0; expected"),
         ({"num_inference_steps": 101}, "`num_inference_steps` is 101; expected"),
         ({"num_inference_steps": 2.5}, "`num_inference_steps` is 2.5; expected"),
-        ({"sampler": "dpmsolver++"}, "`sampler` is 'dpmsolver\\+\\+'; expected"),
         ({"sampler": "euler"}, "`sampler` is 'euler'; expected"),
         ({"eta": 0.5}, "`eta` is 0.5; expected"),
+        ({"eta": 0.5, "sampler": "dpmsolver++"}, "`eta` is 0.5; expected"),
+        ({"calibration": "some"}, "`calibration` is 'some'; expected"),
         ({"eta": 1.5, "sampler": "ddim"}, "`eta` is 1.5; expected"),
         ({"eta": float("nan"), "sampler": "ddim"}, "`eta` is nan; expected"),
         ({"eta": None, "sampler": "ddim"}, "`eta` is None; expected"),

@@ -108,8 +108,8 @@ def main(args: argparse.Namespace) -> None:
             factor = np.asarray(dataset[column] if column in dataset.column_names else [np.nan])
             if len(attributes[attribute]) != 2 or not ((factor >= 0) & (factor <= 1)).all():
                 raise ValueError(
-                    f"`--soft_labels` finds no strength of '{attribute}'; expected two classes and numbers in {column!r} "
-                    "from 0 to 1."
+                    f"`--soft_labels` finds no strength of '{attribute}'; expected two classes, and in {column!r} "
+                    "numbers from 0 to 1."
                 )
 
     accelerator = create_accelerator(args)

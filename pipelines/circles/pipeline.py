@@ -9,10 +9,11 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+import warnings
 from PIL import Image
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from diffusers import ConfigMixin, DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
+from diffusers import ConfigMixin, DDPMScheduler, DPMSolverMultistepScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
@@ -22,6 +23,7 @@ from numbers import Real
 from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
+from types import MappingProxyType
 from typing import Any
 
 
@@ -255,9 +257,13 @@ Target = float | str | Mapping[str, float]
 
 
 def weights_from_target(
-    attributes: Mapping[str, list[str]], target: Mapping[str, Target] | str, guidance_scale: float, batch_size: int
+    attributes: Mapping[str, list[str]],
+    target: Mapping[str, Target] | str,
+    guidance_scale: float,
+    batch_size: int,
+    calibrations: Mapping[str, tuple[list[float], list[float]]] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """Weights lambda = guidance_scale * target.
+    """Weights lambda = guidance_scale * set point, which is the target or what a calibration makes of it.
 
     Args:
         attributes: class names by attribute, as the classifiers have them.
@@ -265,6 +271,7 @@ def weights_from_target(
             up to 1; or "uniform", spread evenly over the batch. "uniform" alone means every attribute.
         guidance_scale: L, the total weight per attribute.
         batch_size: number of images B.
+        calibrations: by attribute, measured strengths and the set points that lead there, both ascending.
 
     Returns:
         (B, number of classes) float32 per attribute in `target`.
@@ -303,6 +310,9 @@ def weights_from_target(
                 position = torch.full((batch_size,), float(value))
             else:
                 raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
+            if attribute in calibrations:
+                strengths, set_points = calibrations[attribute]
+                position = torch.from_numpy(np.interp(position.numpy(), strengths, set_points))
             shares = torch.stack([1 - position, position], dim=1).float()
         weights[attribute] = guidance_scale * shares
     return weights
@@ -728,6 +738,78 @@ def discretized_gaussian_log_likelihood(x: torch.Tensor, mean: torch.Tensor, log
     return inside.clamp(min=1e-12).log()
 
 
+# --- calibration ---
+
+def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[float]:
+    """The first weights of each network, which no other checkpoint shares."""
+    return [round(float(weight), 6) for network in networks for weight in next(network.parameters()).flatten()[:8]]
+
+
+def find_calibrations(
+    calibrations: Sequence[Mapping[str, Any]],
+    attributes: Iterable[str],
+    call: Mapping[str, Any],
+    choice: str | None,
+    networks: Iterable[torch.nn.Module],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Strengths and the set points that lead there, both ascending, by attribute.
+
+    Args:
+        calibrations: of a pipeline.
+        attributes: those to aim for.
+        call: sampler, num_inference_steps, guidance_scale and guidance_interval.
+        choice: "same", only what was measured with exactly this call; "nearest", else that of the same sampler with
+            the nearest number of steps; None, no calibration at all.
+        networks: denoiser and classifiers.
+
+    Raises:
+        ValueError: for a calibration that was measured with other weights.
+    """
+    found = {}
+    for attribute in attributes if choice else ():
+        fitting = [c for c in calibrations if c["attribute"] == attribute and c["sampler"] == call["sampler"]]
+        same = [c for c in fitting if all(np.array_equal(c[name], call[name]) for name in call)]
+        steps = call["num_inference_steps"]
+        nearest = sorted(fitting, key=lambda c: abs(c["num_inference_steps"] - steps)) if choice == "nearest" else []
+        if not same + nearest:
+            warnings.warn(
+                f"'{attribute}' has no calibration for this sampler, number of steps, guidance scale and interval: "
+                "its target means the classifiers' probability, not a measured strength.",
+                stacklevel=3,
+            )
+            continue
+        chosen = (same + nearest)[0]
+        # With room for half precision.
+        if not np.allclose(weights_fingerprint(networks), chosen["fingerprint"], rtol=0.02, atol=1e-3):
+            raise ValueError(
+                f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
+                "`multiguidance calibrate` again, or call with calibration=None."
+            )
+        found[attribute] = (chosen["strengths"], chosen["set_points"])
+    return found
+
+
+def add_calibration(folder: Path, calibration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Add a calibration to a pipeline folder: to its configuration, and with `record` to `calibration.json`.
+
+    One that was measured with the same call before is replaced.
+    """
+    what = ("attribute", "sampler", "num_inference_steps", "guidance_scale", "guidance_interval")
+    index = json.loads((folder / "model_index.json").read_text())
+    path = folder / "calibration.json"
+    records = json.loads(path.read_text()) if path.exists() else []
+
+    def others(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return [entry for entry in entries if any(entry[name] != calibration[name] for name in what)]
+
+    index["calibrations"] = [*others(index.get("calibrations", [])), calibration]
+    records = [*others(records), {**calibration, **record}]
+    for name, content in (("calibration.json", records), ("model_index.json", index)):
+        temporary = folder / f"{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(folder / name)
+
+
 # --- multiguidance_ddpm ---
 
 # What `model_index.json` may name, by component: nothing else is ever imported or loaded.
@@ -758,6 +840,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: what the call's `num_inference_steps=None` means.
         default_guidance_scale: what the call's `guidance_scale=None` means.
         default_guidance_interval: what the call's `guidance_interval=None` means.
+        calibrations: what `multiguidance calibrate` found; see `calibration.py`.
     """
 
     model_cpu_offload_seq = "unet->classifiers"
@@ -771,6 +854,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
         default_guidance_interval: tuple[float, float] = (0.0, 1.0),
+        calibrations: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         for config in [] if classifiers is None else classifiers.config["member_configs"]:
@@ -784,6 +868,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_interval=default_guidance_interval,
+            calibrations=calibrations or [],
         )
 
     @property
@@ -802,6 +887,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         sampler: str = "ddpm",
         eta: float = 0.0,
+        calibration: str | None = "same",
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -812,17 +898,19 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         Args:
             batch_size: number of images B.
             target: where to aim, by attribute: a number from 0 (its first class) to 1 (its second), a dict of shares
-                for any number of classes, or "uniform", which spreads the batch evenly. It is the probability, by the
-                classifiers, at which guidance vanishes.
+                for any number of classes, or "uniform", which spreads the batch evenly. A number is a measured
+                strength where there is a calibration, else the classifiers' probability at which guidance vanishes.
             guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. None takes the
                 pipeline's default.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
             guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes
                 the pipeline's default.
             num_inference_steps: evenly respaced steps S, at most the T of training. None takes the pipeline's default.
-            sampler: "ddpm", ancestral, the mean shifted by variance * gradient; or "ddim", the score shifted. The same
-                scale is not the same strength under both.
+            sampler: "ddpm", ancestral, the mean shifted by variance * gradient; "ddim" or "dpmsolver++" (second order,
+                multistep; Lu et al. 2022), the score shifted. The same scale is not the same strength under each.
             eta: noise of "ddim", from 0 (deterministic) to 1.
+            calibration: "same", the one measured with this sampler, number of steps, guidance scale and interval;
+                "nearest", else of this sampler that with the nearest number of steps; None, no calibration.
             generator: one for the batch, or a list with one per image, which makes an image independent of its batch.
             output_type: "pil", "np" (B, H, W, C in [0, 1]) or "pt" (B, C, H, W in [0, 1]).
             callback_on_step_end: called after every step as `(pipeline, step, timestep, {"sample": x})`; may return
@@ -844,10 +932,12 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 raise ValueError(f"`generator` is {generator!r}; expected a torch.Generator or a list of them.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
-        if sampler not in ("ddpm", "ddim"):
-            raise ValueError(f"`sampler` is {sampler!r}; expected 'ddpm' or 'ddim' ('dpmsolver++' is not there yet).")
+        if sampler not in ("ddpm", "ddim", "dpmsolver++"):
+            raise ValueError(f"`sampler` is {sampler!r}; expected 'ddpm', 'ddim' or 'dpmsolver++'.")
         if not is_number(eta, 0, 1 if sampler == "ddim" else 0):
-            raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for 'ddpm'.")
+            raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for the others.")
+        if calibration not in ("same", "nearest", None):
+            raise ValueError(f"`calibration` is {calibration!r}; expected 'same', 'nearest' or None.")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
         if callback_on_step_end is not None and not callable(callback_on_step_end):
@@ -859,7 +949,17 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         if target is not None and guidance_weights is not None:
             raise ValueError("`target` and `guidance_weights` are both given; expected at most one of them.")
         if target is not None:
-            weights = weights_from_target(self.attributes, target, guidance_scale, batch_size)
+            call = {
+                "sampler": sampler,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "guidance_interval": guidance_interval,
+            }
+            aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
+            numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
+            networks = [self.unet, self.classifiers]
+            found = find_calibrations(self.config["calibrations"], numbers, call, calibration, networks)
+            weights = weights_from_target(self.attributes, target, guidance_scale, batch_size, found)
         elif guidance_weights is not None:
             weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
 
@@ -871,6 +971,13 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         shape = (batch_size, self.unet.config.in_channels, height, width)
         sample = randn_tensor(shape, generator=generator, device=device)
+
+        solver = None
+        if sampler == "dpmsolver++":
+            # For its model's output it is given the predicted image, guided and clipped here.
+            betas = noise_schedule(self.scheduler.config)
+            solver = DPMSolverMultistepScheduler(trained_betas=betas, prediction_type="sample")
+            solver.set_timesteps(timesteps=diffusion.timesteps.flip(0).tolist(), device=device)
 
         # Arithmetic stays in float32 whatever the networks' precision: the steps are differences of near equals.
         for step in self.progress_bar(range(num_inference_steps)):
@@ -889,6 +996,12 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 moments = diffusion.p_mean_variance(model_output, sample, index, clip)
                 mean = moments.mean if grad is None else diffusion.guide_mean(moments, grad)
                 sample = mean + (0.5 * moments.log_variance).exp() * noise
+            elif solver is not None:
+                moments = diffusion.p_mean_variance(model_output, sample, index, clip)
+                if grad is not None:
+                    moments = diffusion.guide_score(moments, sample, grad, index)
+                pred_x0 = moments.pred_x0.clamp(-1, 1) if clip else moments.pred_x0
+                sample = solver.step(pred_x0, timestep, sample).prev_sample
             else:
                 # An ancestral model's second half, the variance, has no place in DDIM.
                 sample = diffusion.ddim_step(model_output, sample, index, eta, grad, noise, clip)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,6 +109,65 @@ def sample(
         image_grid(to_pil(images[:256])).save(folder / "grid.png")
         (folder / "sample.json").write_text(json.dumps(record, indent=2) + "\n")
     console.print(f"{num_images} images in {out}, {seconds:.1f} s")
+
+
+@app.command()
+def calibrate(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline folder; the calibration is added to it.")],
+    attribute: Annotated[str, typer.Option()],
+    measure: MeasureName = None,
+    sampler: Annotated[str, typer.Option(help="ddpm, ddim or dpmsolver++.")] = "ddpm",
+    num_inference_steps: Annotated[int | None, typer.Option(help="The pipeline's default unless given.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="The pipeline's default unless given.")] = None,
+    num_set_points: Annotated[int, typer.Option(help="Spread evenly over [0, 1].")] = 21,
+    num_images: Annotated[int, typer.Option(help="For each set point.")] = 32,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Measure which strength each set point leads to, so that a target means a measured strength."""
+    from .calibration import add_calibration, weights_fingerprint
+    from .evaluation.attributes import load_measure
+    from .evaluation.calibration import fit_calibration, save_calibration_plot
+    from .generate import generate
+
+    if num_set_points < 3:
+        raise ValueError(f"`--num-set-points` is {num_set_points}; expected at least 3.")
+    if not pipeline.is_dir():
+        raise ValueError(f"`PIPELINE` is {str(pipeline)!r}; expected a folder.")
+    measured = load_measure(measure or attribute)
+    loaded = load_pipeline(pipeline)
+    call: dict[str, Any] = {
+        "sampler": sampler,
+        "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
+        "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
+        "guidance_interval": list(loaded.config["default_guidance_interval"]),
+    }
+    set_points = np.linspace(0, 1, num_set_points)
+    strengths = [
+        measured(
+            generate(
+                loaded,
+                num_images,
+                seed + number,
+                description=f"set point {set_point:.2f}",
+                target={attribute: float(set_point)},
+                calibration=None,
+                **call,
+            )
+        )
+        for number, set_point in enumerate(set_points)
+    ]
+    fit = fit_calibration(set_points, np.stack(strengths))
+    fingerprint = weights_fingerprint([loaded.unet, loaded.classifiers])
+    points = {name: fit[name] for name in ("set_points", "strengths")}
+    record = {
+        "measure": measure or attribute,
+        "measured": fit["measured"],
+        "num_images": num_images,
+        "seed": seed,
+        "date": date.today().isoformat(),
+    }
+    add_calibration(pipeline, {"attribute": attribute, **call, **points, "fingerprint": fingerprint}, record)
+    save_calibration_plot(fit, attribute, pipeline / f"calibration_{attribute}.png")
 
 
 @app.command()

@@ -11,17 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 
 Target = float | str | Mapping[str, float]
 
 
 def weights_from_target(
-    attributes: Mapping[str, list[str]], target: Mapping[str, Target] | str, guidance_scale: float, batch_size: int
+    attributes: Mapping[str, list[str]],
+    target: Mapping[str, Target] | str,
+    guidance_scale: float,
+    batch_size: int,
+    calibrations: Mapping[str, tuple[list[float], list[float]]] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """Weights lambda = guidance_scale * target.
+    """Weights lambda = guidance_scale * set point, which is the target or what a calibration makes of it.
 
     Args:
         attributes: class names by attribute, as the classifiers have them.
@@ -29,6 +35,7 @@ def weights_from_target(
             up to 1; or "uniform", spread evenly over the batch. "uniform" alone means every attribute.
         guidance_scale: L, the total weight per attribute.
         batch_size: number of images B.
+        calibrations: by attribute, measured strengths and the set points that lead there, both ascending.
 
     Returns:
         (B, number of classes) float32 per attribute in `target`.
@@ -67,6 +74,9 @@ def weights_from_target(
                 position = torch.full((batch_size,), float(value))
             else:
                 raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
+            if attribute in calibrations:
+                strengths, set_points = calibrations[attribute]
+                position = torch.from_numpy(np.interp(position.numpy(), strengths, set_points))
             shares = torch.stack([1 - position, position], dim=1).float()
         weights[attribute] = guidance_scale * shares
     return weights

@@ -18,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from safetensors import SafetensorError
 
+from ..calibration import find_calibrations
 from ..diffusion import GaussianDiffusion, noise_schedule
 from ..guidance import (
     Target,
@@ -59,6 +60,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: what the call's `num_inference_steps=None` means.
         default_guidance_scale: what the call's `guidance_scale=None` means.
         default_guidance_interval: what the call's `guidance_interval=None` means.
+        calibrations: what `multiguidance calibrate` found; see `calibration.py`.
     """
 
     model_cpu_offload_seq = "unet->classifiers"
@@ -72,6 +74,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
         default_guidance_interval: tuple[float, float] = (0.0, 1.0),
+        calibrations: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         for config in [] if classifiers is None else classifiers.config["member_configs"]:
@@ -85,6 +88,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_interval=default_guidance_interval,
+            calibrations=calibrations or [],
         )
 
     @property
@@ -103,6 +107,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         sampler: str = "ddpm",
         eta: float = 0.0,
+        calibration: str | None = "same",
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -113,8 +118,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         Args:
             batch_size: number of images B.
             target: where to aim, by attribute: a number from 0 (its first class) to 1 (its second), a dict of shares
-                for any number of classes, or "uniform", which spreads the batch evenly. It is the probability, by the
-                classifiers, at which guidance vanishes.
+                for any number of classes, or "uniform", which spreads the batch evenly. A number is a measured
+                strength where there is a calibration, else the classifiers' probability at which guidance vanishes.
             guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. None takes the
                 pipeline's default.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
@@ -124,6 +129,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             sampler: "ddpm", ancestral, the mean shifted by variance * gradient; "ddim" or "dpmsolver++" (second order,
                 multistep; Lu et al. 2022), the score shifted. The same scale is not the same strength under each.
             eta: noise of "ddim", from 0 (deterministic) to 1.
+            calibration: "same", the one measured with this sampler, number of steps, guidance scale and interval;
+                "nearest", else of this sampler that with the nearest number of steps; None, no calibration.
             generator: one for the batch, or a list with one per image, which makes an image independent of its batch.
             output_type: "pil", "np" (B, H, W, C in [0, 1]) or "pt" (B, C, H, W in [0, 1]).
             callback_on_step_end: called after every step as `(pipeline, step, timestep, {"sample": x})`; may return
@@ -149,6 +156,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"`sampler` is {sampler!r}; expected 'ddpm', 'ddim' or 'dpmsolver++'.")
         if not is_number(eta, 0, 1 if sampler == "ddim" else 0):
             raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for the others.")
+        if calibration not in ("same", "nearest", None):
+            raise ValueError(f"`calibration` is {calibration!r}; expected 'same', 'nearest' or None.")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
         if callback_on_step_end is not None and not callable(callback_on_step_end):
@@ -160,7 +169,17 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         if target is not None and guidance_weights is not None:
             raise ValueError("`target` and `guidance_weights` are both given; expected at most one of them.")
         if target is not None:
-            weights = weights_from_target(self.attributes, target, guidance_scale, batch_size)
+            call = {
+                "sampler": sampler,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "guidance_interval": guidance_interval,
+            }
+            aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
+            numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
+            networks = [self.unet, self.classifiers]
+            found = find_calibrations(self.config["calibrations"], numbers, call, calibration, networks)
+            weights = weights_from_target(self.attributes, target, guidance_scale, batch_size, found)
         elif guidance_weights is not None:
             weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
 

@@ -1,0 +1,86 @@
+"""What a calibration says: at which set point the classifiers lead to which measured strength.
+
+A calibration holds for one attribute and one way to sample. `multiguidance calibrate` measures it, the pipeline's
+configuration carries it, and with it `target` means measured strength instead of the classifiers' probability.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[float]:
+    """The first weights of each network, which no other checkpoint shares."""
+    return [round(float(weight), 6) for network in networks for weight in next(network.parameters()).flatten()[:8]]
+
+
+def find_calibrations(
+    calibrations: Sequence[Mapping[str, Any]],
+    attributes: Iterable[str],
+    call: Mapping[str, Any],
+    choice: str | None,
+    networks: Iterable[torch.nn.Module],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Strengths and the set points that lead there, both ascending, by attribute.
+
+    Args:
+        calibrations: of a pipeline.
+        attributes: those to aim for.
+        call: sampler, num_inference_steps, guidance_scale and guidance_interval.
+        choice: "same", only what was measured with exactly this call; "nearest", else that of the same sampler with
+            the nearest number of steps; None, no calibration at all.
+        networks: denoiser and classifiers.
+
+    Raises:
+        ValueError: for a calibration that was measured with other weights.
+    """
+    found = {}
+    for attribute in attributes if choice else ():
+        fitting = [c for c in calibrations if c["attribute"] == attribute and c["sampler"] == call["sampler"]]
+        same = [c for c in fitting if all(np.array_equal(c[name], call[name]) for name in call)]
+        steps = call["num_inference_steps"]
+        nearest = sorted(fitting, key=lambda c: abs(c["num_inference_steps"] - steps)) if choice == "nearest" else []
+        if not same + nearest:
+            warnings.warn(
+                f"'{attribute}' has no calibration for this sampler, number of steps, guidance scale and interval: "
+                "its target means the classifiers' probability, not a measured strength.",
+                stacklevel=3,
+            )
+            continue
+        chosen = (same + nearest)[0]
+        # With room for half precision.
+        if not np.allclose(weights_fingerprint(networks), chosen["fingerprint"], rtol=0.02, atol=1e-3):
+            raise ValueError(
+                f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
+                "`multiguidance calibrate` again, or call with calibration=None."
+            )
+        found[attribute] = (chosen["strengths"], chosen["set_points"])
+    return found
+
+
+def add_calibration(folder: Path, calibration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Add a calibration to a pipeline folder: to its configuration, and with `record` to `calibration.json`.
+
+    One that was measured with the same call before is replaced.
+    """
+    what = ("attribute", "sampler", "num_inference_steps", "guidance_scale", "guidance_interval")
+    index = json.loads((folder / "model_index.json").read_text())
+    path = folder / "calibration.json"
+    records = json.loads(path.read_text()) if path.exists() else []
+
+    def others(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return [entry for entry in entries if any(entry[name] != calibration[name] for name in what)]
+
+    index["calibrations"] = [*others(index.get("calibrations", [])), calibration]
+    records = [*others(records), {**calibration, **record}]
+    for name, content in (("calibration.json", records), ("model_index.json", index)):
+        temporary = folder / f"{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(folder / name)

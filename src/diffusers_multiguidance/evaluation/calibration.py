@@ -1,0 +1,69 @@
+"""From set points and what was measured there to a monotone map, and a picture of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+from sklearn.isotonic import IsotonicRegression
+
+
+def fit_calibration(set_points: np.ndarray, strengths: np.ndarray) -> dict[str, Any]:
+    """The monotone map from set point to mean strength (isotonic regression).
+
+    Args:
+        set_points: (P,) ascending, in [0, 1].
+        strengths: (P, n) measured, NaN where an image can't be.
+
+    Returns:
+        The map, `set_points` to `strengths`, both ascending, where the middle of a flat stretch stands for it; and
+        what was `measured` at every set point: mean, standard deviation and share malformed.
+
+    Raises:
+        ValueError: if most images can't be measured, or the strength does not rise with the set point.
+    """
+    if np.isnan(strengths).mean() > 0.5:
+        raise ValueError(
+            f"`measure` fails on {100 * np.isnan(strengths).mean():.0f} % of the images; expected it to know most."
+        )
+    counts = (~np.isnan(strengths)).sum(axis=1)
+    known = counts > 0
+    mean, spread = np.nanmean(strengths[known], axis=1), np.nanstd(strengths[known], axis=1)
+    correlation = float(spearmanr(set_points[known], mean).statistic)
+    if not correlation >= 0.8:
+        raise ValueError(
+            f"`attribute` does not follow its set point (rank correlation {correlation:.2f}); expected at least 0.8: "
+            "more images, better classifiers or another guidance scale."
+        )
+    isotonic = IsotonicRegression(y_min=0, y_max=1).fit(set_points[known], mean, sample_weight=counts[known])
+    fitted = isotonic.predict(set_points[known])
+    levels = np.unique(fitted)
+    middles = [float(set_points[known][fitted == level].mean()) for level in levels]
+    return {
+        "set_points": [round(value, 5) for value in middles],
+        "strengths": [round(float(level), 5) for level in levels],
+        "measured": {
+            "set_points": [float(value) for value in set_points[known]],
+            "mean": [round(float(value), 5) for value in mean],
+            "standard_deviation": [round(float(value), 5) for value in spread],
+            "malformed": [round(float(value), 5) for value in np.isnan(strengths[known]).mean(axis=1)],
+        },
+    }
+
+
+def save_calibration_plot(fit: dict[str, Any], attribute: str, path: Path) -> None:
+    """Set point against measured strength, with the spread of the images and the fit."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    measured = fit["measured"]
+    axes.plot((0, 1), (0, 1), color="0.85")
+    axes.errorbar(
+        measured["set_points"], measured["mean"], measured["standard_deviation"], fmt=".", capsize=2, label="measured"
+    )
+    axes.plot(fit["set_points"], fit["strengths"], label="isotonic fit")
+    axes.set(xlabel="set point", ylabel=f"{attribute}, mean and standard deviation", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
