@@ -1,0 +1,103 @@
+"""Classifiers that learn the measured strength of drawn images: generate.py, `train_classifier.py --soft_labels`."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+from launch import ROOT, launch
+from PIL import Image
+
+from diffusers_multiguidance.data.circles import circles
+from diffusers_multiguidance.data.extremes import evenly_spread, select_by_factor
+
+CIRCLES = ROOT / "pipelines" / "circles"
+
+
+@pytest.fixture(scope="module")
+def extremes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("extremes") / "data"
+    source = circles(200, 32)
+    source.select(np.flatnonzero(select_by_factor(source, "position").kept)).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(extremes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    flags = ["--pipeline", CIRCLES, "--attributes", "position", "--extremes", extremes, "--num_images", 40]
+    result = launch("generate.py", *flags, "--output_dir", folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_evenly_spread_fills_every_cell_alike():
+    strengths = np.concatenate([np.full(90, 0.01), np.linspace(0.06, 0.99, 30)])[None]
+    rows = evenly_spread(strengths, 200, seed=0)
+    counts = np.histogram(strengths[0, rows], bins=20, range=(0, 1))[0]
+    assert (counts == 10).all()
+    assert len(set(rows[:10])) == 10, "images are not repeated where there are enough"
+    square = np.random.default_rng(0).random((2, 5000))
+    rows = evenly_spread(square, 640, seed=0)
+    assert (np.histogram2d(*square[:, rows], bins=8, range=[(0, 1)] * 2)[0] == 10).all()
+
+
+def test_drawn_images_fill_the_range_with_what_was_measured(drawn):
+    dataset = load_from_disk(drawn)
+    strengths = np.array(dataset["factor_position"])
+    assert ((strengths > 0.2) & (strengths < 0.8)).mean() > 0.3
+    assert min(strengths) < 0.2
+    assert max(strengths) > 0.8
+    for row in dataset.select(range(0, len(dataset), 9)):
+        columns = np.nonzero(np.array(row["image"]) > 127)[1]
+        assert (columns.mean() - 2) / 27 == pytest.approx(row["factor_position"], abs=0.02)
+        assert row["position"] == (row["factor_position"] > 0.5)
+    provenance = json.loads((drawn / "provenance.json").read_text())
+    assert 0 < provenance["drawn"] <= 40
+    for name in ("grid.png", "histogram_position.png"):
+        with Image.open(drawn / name) as picture:
+            assert picture.width > 100
+
+
+SMALL = ["--resolution", 32, "--train_batch_size", 4, "--max_train_steps", 2, "--block_out_channels", 8, 8]
+SMALL += ["--norm_num_groups", 4, "--attention_head_dim", 8, "--layers_per_block", 1, "--attention_resolutions"]
+SMALL += ["--pipeline", CIRCLES, "--attributes", "position", "--soft_labels"]
+
+
+def test_a_classifier_learns_soft_labels(drawn, tmp_path):
+    result = launch("train_classifier.py", *SMALL, "--train_data_dir", drawn, "--output_dir", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "member-0" / "training.json").read_text())
+    assert record["flags"]["soft_labels"] is True
+    assert (tmp_path / "out" / "pipeline" / "model_index.json").exists()
+
+
+def test_soft_labels_need_a_strength(drawn, tmp_path):
+    load_from_disk(drawn).remove_columns("factor_position").save_to_disk(tmp_path / "bare")
+    result = launch(
+        "train_classifier.py", *SMALL, "--train_data_dir", tmp_path / "bare", "--output_dir", tmp_path / "out"
+    )
+    assert result.returncode != 0
+    assert "`--soft_labels` finds no strength of 'position'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_images", 0], "`--num_images` is 0; expected"),
+        (["--measures", "position", "thickness"], "`--measures` are ['position', 'thickness']; expected one"),
+        (["--measures", "size"], "`measure` is 'size'; expected"),
+        (["--sampler", "euler"], "`sampler` is 'euler'; expected"),
+        (["--pipeline", "nowhere"], "is no whole pipeline"),
+    ],
+)
+def test_wrong_flags_end_in_one_sentence(extremes, tmp_path, monkeypatch, capsys, flags, message):
+    right = ["--pipeline", CIRCLES, "--attributes", "position", "--extremes", extremes, "--output_dir", tmp_path / "d"]
+    monkeypatch.setattr("sys.argv", ["generate.py", *map(str, [*right, *flags])])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "training" / "generate.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
