@@ -96,6 +96,18 @@ def test_killed_build_goes_on_and_ends_the_same(smiles, tmp_path):
     assert load_from_disk(tmp_path / "set")["source_index"] == load_from_disk(smiles)["source_index"]
 
 
+def test_two_processes_share_the_work(tmp_path):
+    flags = [*FAST, "--attribute", "Smiling", "--output_dir", tmp_path / "set"]
+    build(*flags, processes=2)
+    dataset = load_from_disk(tmp_path / "set")
+    record = json.loads((tmp_path / "set" / "provenance.json").read_text())["attributes"]["Smiling"]
+    assert len(dataset) == record["num_images"]["most extreme"] > 0
+    assert len(set(dataset["source_index"])) == len(dataset)
+    # Each process judges every other batch, and the scores come back in the images' order.
+    factor, label = np.array(dataset["factor_Smiling"]), np.array(dataset["Smiling"])
+    assert factor[label == 1].mean() > factor[label == 0].mean() + 0.2
+
+
 def test_two_attributes_keep_the_intersection(tmp_path):
     flags = ["--attribute", "Smiling", "Hair", "--keep_share", 0.4]
     build(*FAST, *flags, "--output_dir", tmp_path / "set")
