@@ -1,5 +1,6 @@
-"""Pipelines that sample with multi-guidance."""
+"""Pipelines that sample and edit with multi-guidance."""
 
 from .multiguidance_ddpm import MultiGuidanceDDPMPipeline, MultiGuidanceOutput
+from .multiguidance_edit import MultiGuidanceEditPipeline
 
-__all__ = ["MultiGuidanceDDPMPipeline", "MultiGuidanceOutput"]
+__all__ = ["MultiGuidanceDDPMPipeline", "MultiGuidanceEditPipeline", "MultiGuidanceOutput"]

@@ -147,23 +147,13 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         guidance_interval = self._default(guidance_interval, "default_guidance_interval")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
-        for stream in generator if isinstance(generator, list) else [generator]:
-            if not isinstance(stream, torch.Generator | None):
-                raise ValueError(f"`generator` is {generator!r}; expected a torch.Generator or a list of them.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
+        self._check_call(batch_size, generator, guidance_scale, output_type, callback_on_step_end)
         if sampler not in ("ddpm", "ddim", "dpmsolver++"):
             raise ValueError(f"`sampler` is {sampler!r}; expected 'ddpm', 'ddim' or 'dpmsolver++'.")
         if not is_number(eta, 0, 1 if sampler == "ddim" else 0):
             raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for the others.")
         if calibration not in ("same", "nearest", None):
             raise ValueError(f"`calibration` is {calibration!r}; expected 'same', 'nearest' or None.")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
-        if callback_on_step_end is not None and not callable(callback_on_step_end):
-            raise ValueError(f"`callback_on_step_end` is {callback_on_step_end!r}; expected a function.")
-        if not is_number(guidance_scale, 0, math.inf):
-            raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
         check_guidance_interval(guidance_interval)
         weights: dict[str, torch.Tensor] = {}
         if target is not None and guidance_weights is not None:
@@ -229,20 +219,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 changed = callback_on_step_end(self, step, int(timestep), {"sample": sample})
                 sample = (changed or {}).get("sample", sample)
 
-        sample = sample.clamp(-1, 1)
-        probabilities = None
-        if self.classifiers is not None:
-            logits = self.classifiers(sample.to(self.classifiers.dtype), 0).logits
-            probabilities = {name: values.float().softmax(dim=1).cpu().numpy() for name, values in logits.items()}
-        self.maybe_free_model_hooks()
-        images: Any = sample / 2 + 0.5
-        if output_type != "pt":
-            images = images.permute(0, 2, 3, 1).cpu().numpy()
-        if output_type == "pil":
-            images = self.numpy_to_pil(images)
-        if not return_dict:
-            return images, probabilities
-        return MultiGuidanceOutput(images=images, probabilities=probabilities)
+        return self._finish(sample, output_type, return_dict)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save as it stands on the Hub: stock components, `pipeline.py` and `classifiers/noisy_classifier.py`.
@@ -317,3 +294,39 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
 
     def _default(self, value: Any, name: str) -> Any:
         return self.config[name] if value is None else value
+
+    @staticmethod
+    def _check_call(
+        batch_size: int, generator: Any, guidance_scale: Any, output_type: Any, callback_on_step_end: Any
+    ) -> None:
+        """Raise `ValueError` for what is wrong with the arguments that sampling and editing share."""
+        for stream in generator if isinstance(generator, list) else [generator]:
+            if not isinstance(stream, torch.Generator | None):
+                raise ValueError(f"`generator` is {generator!r}; expected a torch.Generator or a list of them.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise ValueError(f"`callback_on_step_end` is {callback_on_step_end!r}; expected a function.")
+        if not is_number(guidance_scale, 0, math.inf):
+            raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
+
+    def _finish(
+        self, sample: torch.Tensor, output_type: str, return_dict: bool
+    ) -> MultiGuidanceOutput | tuple[Any, dict[str, np.ndarray] | None]:
+        """Finished images as the caller wants them, and what the classifiers say of them."""
+        sample = sample.clamp(-1, 1)
+        probabilities = None
+        if self.classifiers is not None:
+            logits = self.classifiers(sample.to(self.classifiers.dtype), 0).logits
+            probabilities = {name: values.float().softmax(dim=1).cpu().numpy() for name, values in logits.items()}
+        self.maybe_free_model_hooks()
+        images: Any = sample / 2 + 0.5
+        if output_type != "pt":
+            images = images.permute(0, 2, 3, 1).cpu().numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        if not return_dict:
+            return images, probabilities
+        return MultiGuidanceOutput(images=images, probabilities=probabilities)
