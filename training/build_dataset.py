@@ -30,8 +30,9 @@ from diffusers_multiguidance.data.extremes import Selection, oversample, select_
 from diffusers_multiguidance.data.faces import faces
 from diffusers_multiguidance.data.images import image_dataset
 from diffusers_multiguidance.data.objects import objects
-from diffusers_multiguidance.data_card import push_extreme_set, write_card
+from diffusers_multiguidance.data_card import push_data_set, write_card
 from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.hub.publish import find_token
 from diffusers_multiguidance.label_filter import select_by_labels
 from diffusers_multiguidance.recipe import run_script
 from diffusers_multiguidance.scoring import zero_shot_log_odds
@@ -119,6 +120,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             "`--dataset` and `--output_dir` are needed; expected both on the command line or in the recipe."
         )
     check_training_arguments(args)
+    if args.push_to_hub:
+        find_token()  # hours later would be late
     if args.resolution < 8:
         raise ValueError(f"`--resolution` is {args.resolution}; expected at least 8.")
     if args.output_dir.exists() and not (args.output_dir / "dataset_info.json").exists():
@@ -278,7 +281,7 @@ def save_whole(dataset: Dataset, counts: dict[str, dict[str, int]], args: argpar
         (output / "provenance.json").write_text(json.dumps({"source": source_record(dataset, counts)}) + "\n")
     print(f"{len(dataset)} images in {args.output_dir}")
     if args.push_to_hub:
-        dataset.push_to_hub(args.hub_dataset_id or args.output_dir.name)
+        push_data_set(args.output_dir, args.hub_dataset_id or args.output_dir.name)
 
 
 def source_record(dataset: Dataset, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
@@ -313,7 +316,7 @@ def write_extreme_set(
         write_card(output, CARD, dataset, selections, kept, len(indices), source_record(dataset, counts), args)
     print(f"{len(indices)} of {len(dataset)} images in {args.output_dir}")
     if args.push_to_hub:
-        push_extreme_set(dataset.select(indices), args.output_dir, args.hub_dataset_id or args.output_dir.name)
+        push_data_set(args.output_dir, args.hub_dataset_id or args.output_dir.name)
 
 
 if __name__ == "__main__":

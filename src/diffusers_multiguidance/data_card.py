@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
+import tempfile
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from datasets import Dataset, load_from_disk
+from huggingface_hub import DatasetCard, DatasetCardData
 from matplotlib.figure import Figure
 
 from .data.extremes import Selection
+from .hub.publish import publish_folder
 from .images import image_grid
 from .label_filter import ASSUMED_ERROR
 
 PICTURED = 64
+SHARD_BYTES = 500_000_000
 
 
 def save_histograms(before: dict[str, np.ndarray], kept: np.ndarray, path: Path) -> None:
@@ -112,17 +116,30 @@ def write_card(
     card.save(folder / "README.md")
 
 
-def push_extreme_set(dataset: Dataset, folder: Path, repo_id: str) -> None:
-    """Push the set's images, then its card, provenance and pictures."""
-    dataset.push_to_hub(repo_id)
-    pushed = DatasetCard.load(repo_id)  # what `datasets` says of the files, which our card must keep
-    card = DatasetCard.load(folder / "README.md")
-    card.data = DatasetCardData(**{**pushed.data.to_dict(), **card.data.to_dict()})
-    card.push_to_hub(repo_id)
-    HfApi().upload_folder(
-        repo_id=repo_id,
-        repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=["*.png", "provenance.json"],
-        commit_message="Provenance and pictures",
-    )
+def push_data_set(folder: Path, repo_id: str) -> None:
+    """Push a saved data set in one commit: the images as Parquet, card, provenance and pictures.
+
+    Raises:
+        ValueError: as `hub.publish.publish`.
+    """
+    dataset: Any = load_from_disk(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary) / folder.resolve().name
+        (staged / "data").mkdir(parents=True)
+        num_shards = 1 + dataset.data.nbytes // SHARD_BYTES
+        for number in range(num_shards):
+            shard = dataset.shard(num_shards, number, contiguous=True)
+            shard.to_parquet(staged / "data" / f"train-{number:05d}-of-{num_shards:05d}.parquet")
+        for path in [folder / "provenance.json", *folder.glob("*.png")]:
+            shutil.copy(path, staged)
+        if (folder / "README.md").exists():
+            card = DatasetCard.load(folder / "README.md")
+        else:
+            metadata = DatasetCardData(tags=["diffusers-multiguidance"], pretty_name=staged.name).to_yaml()
+            card = DatasetCard(f"---\n{metadata}\n---\n\n# {staged.name}\n\n{len(dataset)} images.\n")
+        # The pictures of the card are no part of the data.
+        card.data["configs"] = [
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]},
+        ]
+        card.save(staged / "README.md")
+        publish_folder(staged, repo_id, "dataset", "provenance.json", '"source"')
