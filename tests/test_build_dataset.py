@@ -109,11 +109,11 @@ def test_two_processes_share_the_work(tmp_path):
 
 
 def test_two_attributes_keep_the_intersection(tmp_path):
-    flags = ["--attribute", "Smiling", "Hair", "--keep_share", 0.4]
+    flags = ["--attribute", "Smiling", "Hair", "--keep_share", 0.4, "--unlabelled", "between"]
     build(*FAST, *flags, "--output_dir", tmp_path / "set")
     dataset = load_from_disk(tmp_path / "set")
     provenance = json.loads((tmp_path / "set" / "provenance.json").read_text())
-    assert set(np.unique(dataset["Hair"])) == {0, 1}, "images without the label are left out"
+    assert set(np.unique(dataset["Hair"])) == {0, 1}, "networks learn from images without the label; none is kept"
     assert 0 < len(dataset) <= min(r["num_images"]["most extreme"] for r in provenance["attributes"].values())
     assert provenance["attributes"]["Hair"]["num_images"]["without label"] > 0
 

@@ -89,6 +89,12 @@ def create_parser() -> argparse.ArgumentParser:
         default="all",
         help="Its members learn from all labels, or as in the paper from those that the scorer agrees with.",
     )
+    scorer.add_argument(
+        "--unlabelled",
+        choices=["ignore", "between"],
+        default="ignore",
+        help="What networks make of images without a label: nothing, or that they show neither end (say, brown hair).",
+    )
     scorer.add_argument("--cross_fit", action=flag, default=True, help="Judge only by networks that did not see it.")
     scorer.add_argument("--compare", action=flag, default=False, help="With known latents: measure both pools.")
     scorer.add_argument("--random_flip", action=flag, default=True)

@@ -57,7 +57,7 @@ class LabelFilter:
         if not path.exists():
             networks = []
             for number, rows in enumerate(pools):
-                if min(np.bincount(self.labels[rows], minlength=2)) == 0:
+                if not {0, 1} <= set(self.labels[rows]):
                     raise ValueError(
                         f"`attribute` '{self.attribute}' leaves one label for the {name}; expected images with both "
                         "labels: lower the thresholds."
@@ -108,6 +108,7 @@ def select_by_labels(
         missing = min(set(holdout or {}) - set(numbers.tolist()))
         raise ValueError(f"`holdout` names image {missing}; expected numbers of the source's images.")
     trainable = (labels >= 0) & ~is_holdout
+    between = (labels < 0) & ~is_holdout & (args.unlabelled == "between")
     label_filter = LabelFilter(accelerator, dataset, attribute, args, folder)
 
     def threshold(signed: np.ndarray, given: float) -> float:
@@ -117,13 +118,13 @@ def select_by_labels(
         truth = np.array([holdout[number] for number in numbers[judged]])
         return precise_threshold(signed[judged], truth != labels[judged])
 
-    scorer = label_filter.scores("scorer", trainable[None], 0)[0]
+    scorer = label_filter.scores("scorer", (trainable | between)[None], 0)[0]
     tau_1 = threshold(scorer, args.tau_1)
     agreed = trainable & confident(scorer, tau_1)
 
     def judge(pool: str, cross_fit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Mean opinion of the judges, where all are sure of the label, where all are sure of the other, tau_2."""
-        ensemble, seen = label_filter.ensemble(f"on-{pool}", {"all": trainable, "agreed": agreed}[pool])
+        ensemble, seen = label_filter.ensemble(f"on-{pool}", {"all": trainable | between, "agreed": agreed}[pool])
         barred = seen if cross_fit else np.zeros_like(seen)
         doubt = least_confident(ensemble, barred)
         tau_2 = threshold(doubt, args.tau_2)
@@ -151,6 +152,7 @@ def select_by_labels(
         "ensemble_size": args.ensemble_size,
         "ensemble_pool": args.ensemble_pool,
         "cross_fit": args.cross_fit,
+        "unlabelled": args.unlabelled,
         "tau_1": tau_1,
         "tau_2": tau_2,
         "thresholds_from_holdout": holdout is not None,

@@ -27,6 +27,7 @@ def train_scorer(
     """Train a `timm` network on a label column with two classes, or load it where that was done before.
 
     Args:
+        dataset: a label of -1 is taken for an image between the two.
         args: the training flags, and `--scorer_model`, `--scorer_resolution` and `--random_flip`.
         folder: for checkpoints, and the finished network in its `scorer`.
     """
@@ -44,8 +45,11 @@ def train_scorer(
                 images = random_flip(images)
             images = shift(images)
             logits = model(images)
-            accuracy = (logits.argmax(dim=1) == labels).float().mean()
-            return {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy}
+            labelled = labels >= 0
+            # An image of neither kind has both probabilities at one half.
+            shares = torch.where(labelled[:, None], F.one_hot(labels.clamp(min=0), 2).float(), 0.5)
+            accuracy = (logits.argmax(dim=1) == labels)[labelled].float().mean()
+            return {"loss": F.cross_entropy(logits, shares), "accuracy": accuracy}
 
         tensors = with_tensors(dataset, size, [attribute])
         model, _ = train(accelerator, model, tensors, compute_loss, args, folder, folder.name, seed)
