@@ -380,7 +380,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send(404, {"error": "Entry not found"}, headers)
         elif file.lfs:  # its content lies on another host, where the token must not be sent
             headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
-            self.send(302, b"", {**headers, "Location": f"http://localhost:{self.server.server_port}/lfs/{file.sha256}"})
+            self.send(
+                302, b"", {**headers, "Location": f"http://localhost:{self.server.server_port}/lfs/{file.sha256}"}
+            )
         else:
             self.send_content(self.server.hub.read(file), {**headers, "ETag": f'"{file.etag}"'})
 

@@ -24,7 +24,7 @@ def calibrated_pipeline(**changes) -> MultiGuidanceDDPMPipeline:
     pipeline = tiny_pipeline()
     fingerprint = weights_fingerprint([pipeline.unet, pipeline.classifiers])
     curve = {"set_points": [0.4, 0.5, 0.9], "strengths": [0.1, 0.5, 0.7], "fingerprint": fingerprint}
-    pipeline.register_to_config(calibrations=[{"attribute": "Smiling", **CALL, **curve, **changes}])
+    pipeline.register_to_config(calibrations={"Smiling": [{**CALL, **curve, **changes}]})
     return pipeline
 
 
@@ -103,8 +103,9 @@ def test_a_calibration_is_saved_replaced_and_loaded(tmp_path):
     fingerprint = weights_fingerprint([pipeline.unet, pipeline.classifiers])
     for strengths in ([0.2, 0.4], [0.1, 0.7]):
         curve = {"set_points": [0.4, 0.9], "strengths": strengths, "fingerprint": fingerprint}
-        add_calibration(tmp_path, {"attribute": "Smiling", **CALL, **curve}, {"date": "today"})
-    assert [record["strengths"] for record in json.loads((tmp_path / "calibration.json").read_text())] == [[0.1, 0.7]]
+        add_calibration(tmp_path, "Smiling", {**CALL, **curve}, {"date": "today"})
+    records = json.loads((tmp_path / "calibration.json").read_text())["Smiling"]
+    assert [(record["strengths"], record["date"]) for record in records] == [([0.1, 0.7], "today")]
     loaded = MultiGuidanceDDPMPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     with warnings.catch_warnings():
@@ -121,7 +122,8 @@ def test_the_command_calibrates_a_committed_pipeline(tmp_path):
     command += ["--num-inference-steps", "12"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    record = next(r for r in json.loads((folder / "calibration.json").read_text()) if r["num_inference_steps"] == 12)
+    records = json.loads((folder / "calibration.json").read_text())["position"]
+    record = next(record for record in records if record["num_inference_steps"] == 12)
     assert record["strengths"] == sorted(record["strengths"])
     assert record["num_images"] == 8
     with Image.open(folder / "calibration_position.png") as picture:

@@ -396,3 +396,12 @@ def test_tokens_are_nowhere(hub):
         assert token.encode() not in contents
         assert token not in str(commits)
         assert token not in str(hub.requests)
+
+
+def test_push_to_hub_without_a_token(hub, tiny, tmp_path):
+    code = "import sys\nfrom diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline\n"
+    code += "try: MultiGuidanceDDPMPipeline.from_pretrained(sys.argv[1]).push_to_hub('user/none')\n"
+    code += "except ValueError as error: print(error)"
+    result = run(hub, tmp_path / "home", "-c", code, tiny, token=None)
+    assert result.stdout.startswith("`token` is missing or not known to http")
+    assert not api(hub).repo_exists("user/none")

@@ -21,6 +21,7 @@ from datasets import ClassLabel
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.files import replace_folder
 from diffusers_multiguidance.guidance import check_guidance_interval
+from diffusers_multiguidance.hub.publish import find_token
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.recipe import run_script
@@ -65,6 +66,8 @@ def create_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     check_training_arguments(args)
+    if args.push_to_hub:
+        find_token()  # hours later would be late
     if args.pipeline is None or not args.attributes:
         raise ValueError(
             "`--pipeline` and `--attributes` are needed; expected a folder and the names of label columns."

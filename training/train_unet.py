@@ -17,6 +17,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.hub.publish import find_token
 from diffusers_multiguidance.images import image_grid
 from diffusers_multiguidance.models import create_unet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
@@ -64,6 +65,8 @@ def create_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     check_training_arguments(args)
+    if args.push_to_hub:
+        find_token()  # hours later would be late
     for name in ("save_images_steps", "ddpm_num_steps", "ddpm_num_inference_steps", "layers_per_block"):
         if getattr(args, name) < 1:
             raise ValueError(f"`--{name}` is {getattr(args, name)}; expected at least 1.")

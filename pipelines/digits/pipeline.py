@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 import warnings
 from PIL import Image
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from diffusers import ConfigMixin, DDPMScheduler, DPMSolverMultistepScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
@@ -19,6 +20,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError, HTTPError, HfHubHTTPError
 from numbers import Real
 from pathlib import Path
 from safetensors import SafetensorError
@@ -249,6 +252,46 @@ class NoisyClassifierSet(ModelMixin, ConfigMixin):
             for attribute, logits in member(sample, timestep).logits.items():
                 log_probs[attribute].append(logits.log_softmax(dim=1))
         return NoisyClassifierOutput({name: torch.stack(values).mean(0) for name, values in log_probs.items()})
+
+
+# --- errors ---
+
+AGAIN = "whatever is there is whole, and the same call may be made again"
+
+
+@contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Raise what the Hub refuses, or a connection that broke, as a `ValueError`.
+
+    The original error is left out: in the words of an HTTP client there can be the token.
+    """
+    try:
+        yield
+    except HFValidationError:
+        raise ValueError(f"`repo_id` is {repo_id!r}; expected NAME or NAMESPACE/NAME.") from None
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None and not isinstance(link, HTTPError | ConnectionError | TimeoutError):
+            link = link.__cause__
+        if link is None:
+            raise
+        raise ValueError(_sentence(link, repo_id)) from None
+
+
+def _sentence(error: BaseException, repo_id: str) -> str:
+    endpoint = constants.ENDPOINT
+    if not isinstance(error, HfHubHTTPError):
+        kind = type(error).__name__
+        return f"`repo_id` {repo_id!r} was not written, as the connection to {endpoint} broke ({kind}): {AGAIN}."
+    status = error.response.status_code
+    said = " ".join((error.server_message or "no reason given").split()).rstrip(".")
+    if status == 401:
+        return f"`token` is missing or not known to {endpoint} ({said}); expected one with write access."
+    if status == 403:
+        return f"`repo_id` is {repo_id!r}, which the `token` may not write ({said}); expected one that it may."
+    if status == 404:
+        return f"`repo_id` is {repo_id!r}, which the `token` does not see ({said}); expected one that it may write."
+    return f"`repo_id` {repo_id!r} was not written, as {endpoint} answered {status} ({said}): {AGAIN}."
 
 
 # --- guidance ---
@@ -740,13 +783,18 @@ def discretized_gaussian_log_likelihood(x: torch.Tensor, mean: torch.Tensor, log
 
 # --- calibration ---
 
+CALL = ("sampler", "num_inference_steps", "guidance_scale", "guidance_interval")
+
+
 def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[float]:
     """The first weights of each network, which no other checkpoint shares."""
-    return [round(float(weight), 6) for network in networks for weight in next(network.parameters()).flatten()[:8]]
+    return [
+        round(float(weight), 6) for network in networks for weight in next(network.parameters()).detach().flatten()[:8]
+    ]
 
 
 def find_calibrations(
-    calibrations: Sequence[Mapping[str, Any]],
+    calibrations: Mapping[str, Sequence[Mapping[str, Any]]],
     attributes: Iterable[str],
     call: Mapping[str, Any],
     choice: str | None,
@@ -755,7 +803,7 @@ def find_calibrations(
     """Strengths and the set points that lead there, both ascending, by attribute.
 
     Args:
-        calibrations: of a pipeline.
+        calibrations: of a pipeline, by attribute.
         attributes: those to aim for.
         call: sampler, num_inference_steps, guidance_scale and guidance_interval.
         choice: "same", only what was measured with exactly this call; "nearest", else that of the same sampler with
@@ -767,7 +815,7 @@ def find_calibrations(
     """
     found = {}
     for attribute in attributes if choice else ():
-        fitting = [c for c in calibrations if c["attribute"] == attribute and c["sampler"] == call["sampler"]]
+        fitting = [c for c in calibrations.get(attribute, ()) if c["sampler"] == call["sampler"]]
         same = [c for c in fitting if all(np.array_equal(c[name], call[name]) for name in call)]
         steps = call["num_inference_steps"]
         nearest = sorted(fitting, key=lambda c: abs(c["num_inference_steps"] - steps)) if choice == "nearest" else []
@@ -789,21 +837,19 @@ def find_calibrations(
     return found
 
 
-def add_calibration(folder: Path, calibration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def add_calibration(folder: Path, attribute: str, calibration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Add a calibration to a pipeline folder: to its configuration, and with `record` to `calibration.json`.
 
     One that was measured with the same call before is replaced.
     """
-    what = ("attribute", "sampler", "num_inference_steps", "guidance_scale", "guidance_interval")
     index = json.loads((folder / "model_index.json").read_text())
     path = folder / "calibration.json"
-    records = json.loads(path.read_text()) if path.exists() else []
-
-    def others(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        return [entry for entry in entries if any(entry[name] != calibration[name] for name in what)]
-
-    index["calibrations"] = [*others(index.get("calibrations", [])), calibration]
-    records = [*others(records), {**calibration, **record}]
+    records = json.loads(path.read_text()) if path.exists() else {}
+    # A dictionary, since diffusers takes every list in a model_index.json for a component.
+    known = index.setdefault("calibrations", {})
+    for entries, entry in ((known, calibration), (records, {**calibration, **record})):
+        others = [old for old in entries.get(attribute, []) if any(old[name] != calibration[name] for name in CALL)]
+        entries[attribute] = [*others, entry]
     for name, content in (("calibration.json", records), ("model_index.json", index)):
         temporary = folder / f"{name}.tmp"
         temporary.write_text(json.dumps(content, indent=2) + "\n")
@@ -840,7 +886,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: what the call's `num_inference_steps=None` means.
         default_guidance_scale: what the call's `guidance_scale=None` means.
         default_guidance_interval: what the call's `guidance_interval=None` means.
-        calibrations: what `multiguidance calibrate` found; see `calibration.py`.
+        calibrations: what `multiguidance calibrate` found, by attribute; see `find_calibrations`.
     """
 
     model_cpu_offload_seq = "unet->classifiers"
@@ -854,7 +900,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
         default_guidance_interval: tuple[float, float] = (0.0, 1.0),
-        calibrations: list[dict[str, Any]] | None = None,
+        calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
         for config in [] if classifiers is None else classifiers.config["member_configs"]:
@@ -868,7 +914,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_interval=default_guidance_interval,
-            calibrations=calibrations or [],
+            calibrations=calibrations or {},
         )
 
     @property
@@ -1029,6 +1075,15 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             config.pop("_name_or_path", None)  # where it once lay is nobody's business
             path.write_text(json.dumps(config, indent=2) + "\n")
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Save and upload in one commit, with a card where there is none yet; arguments are those of diffusers.
+
+        Raises:
+            ValueError: for a token that is missing or has no right, or a connection that broke, in one sentence.
+        """
+        with hub_errors(repo_id):
+            return super().push_to_hub(repo_id, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """Load from a folder or the Hub without running any code that lies there.
@@ -1054,7 +1109,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
                     raise OSError(f"the weights of '{name}' are not those that its config.json describes")
             return super().from_pretrained(path, **kwargs)
-        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"`pretrained_model_name_or_path` {path!r} is no whole pipeline: {reason}") from error
 

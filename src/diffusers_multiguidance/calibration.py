@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
+CALL = ("sampler", "num_inference_steps", "guidance_scale", "guidance_interval")
+
 
 def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[float]:
     """The first weights of each network, which no other checkpoint shares."""
-    return [round(float(weight), 6) for network in networks for weight in next(network.parameters()).flatten()[:8]]
+    return [
+        round(float(weight), 6) for network in networks for weight in next(network.parameters()).detach().flatten()[:8]
+    ]
 
 
 def find_calibrations(
-    calibrations: Sequence[Mapping[str, Any]],
+    calibrations: Mapping[str, Sequence[Mapping[str, Any]]],
     attributes: Iterable[str],
     call: Mapping[str, Any],
     choice: str | None,
@@ -31,7 +35,7 @@ def find_calibrations(
     """Strengths and the set points that lead there, both ascending, by attribute.
 
     Args:
-        calibrations: of a pipeline.
+        calibrations: of a pipeline, by attribute.
         attributes: those to aim for.
         call: sampler, num_inference_steps, guidance_scale and guidance_interval.
         choice: "same", only what was measured with exactly this call; "nearest", else that of the same sampler with
@@ -43,7 +47,7 @@ def find_calibrations(
     """
     found = {}
     for attribute in attributes if choice else ():
-        fitting = [c for c in calibrations if c["attribute"] == attribute and c["sampler"] == call["sampler"]]
+        fitting = [c for c in calibrations.get(attribute, ()) if c["sampler"] == call["sampler"]]
         same = [c for c in fitting if all(np.array_equal(c[name], call[name]) for name in call)]
         steps = call["num_inference_steps"]
         nearest = sorted(fitting, key=lambda c: abs(c["num_inference_steps"] - steps)) if choice == "nearest" else []
@@ -65,21 +69,19 @@ def find_calibrations(
     return found
 
 
-def add_calibration(folder: Path, calibration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def add_calibration(folder: Path, attribute: str, calibration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Add a calibration to a pipeline folder: to its configuration, and with `record` to `calibration.json`.
 
     One that was measured with the same call before is replaced.
     """
-    what = ("attribute", "sampler", "num_inference_steps", "guidance_scale", "guidance_interval")
     index = json.loads((folder / "model_index.json").read_text())
     path = folder / "calibration.json"
-    records = json.loads(path.read_text()) if path.exists() else []
-
-    def others(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        return [entry for entry in entries if any(entry[name] != calibration[name] for name in what)]
-
-    index["calibrations"] = [*others(index.get("calibrations", [])), calibration]
-    records = [*others(records), {**calibration, **record}]
+    records = json.loads(path.read_text()) if path.exists() else {}
+    # A dictionary, since diffusers takes every list in a model_index.json for a component.
+    known = index.setdefault("calibrations", {})
+    for entries, entry in ((known, calibration), (records, {**calibration, **record})):
+        others = [old for old in entries.get(attribute, []) if any(old[name] != calibration[name] for name in CALL)]
+        entries[attribute] = [*others, entry]
     for name, content in (("calibration.json", records), ("model_index.json", index)):
         temporary = folder / f"{name}.tmp"
         temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The `multiguidance` command: a demo, samples from any pipeline, and their evaluation."""
+"""The `multiguidance` command: a demo, samples from any pipeline, their evaluation, calibration, and the Hub."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def calibrate(
         "seed": seed,
         "date": date.today().isoformat(),
     }
-    add_calibration(pipeline, {"attribute": attribute, **call, **points, "fingerprint": fingerprint}, record)
+    add_calibration(pipeline, attribute, {**call, **points, "fingerprint": fingerprint}, record)
     save_calibration_plot(fit, attribute, pipeline / f"calibration_{attribute}.png")
 
 
@@ -187,6 +187,20 @@ def evaluate(
     with add_to_folder(out) as folder:
         summary = write_report(images, values, attribute, folder)
     print_summary(str(samples), summary)
+
+
+@app.command()
+def publish(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline folder, with its card.")],
+    repo_id: Annotated[str, typer.Option(help="NAMESPACE/NAME on the Hub; without a namespace, yours.")],
+    private: Annotated[bool, typer.Option("--private", help="Hide it from others, where it is new.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to write; main unless given.")] = None,
+) -> None:
+    """Upload a pipeline and its card to the Hub, in one commit, with the token of HF_TOKEN or `hf auth login`."""
+    from .hub.publish import publish as upload
+
+    url = upload(pipeline, repo_id, private=private, revision=revision)
+    print(url)  # whole, where `console` would break the line
 
 
 def parse_target(word: str) -> tuple[str, Target]:

@@ -29,6 +29,7 @@ from ..guidance import (
     weights_from_classes,
     weights_from_target,
 )
+from ..hub.errors import hub_errors
 from ..models.noisy_classifier import NoisyClassifierSet
 from .single_file import inline_source
 
@@ -60,7 +61,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: what the call's `num_inference_steps=None` means.
         default_guidance_scale: what the call's `guidance_scale=None` means.
         default_guidance_interval: what the call's `guidance_interval=None` means.
-        calibrations: what `multiguidance calibrate` found; see `calibration.py`.
+        calibrations: what `multiguidance calibrate` found, by attribute; see `find_calibrations`.
     """
 
     model_cpu_offload_seq = "unet->classifiers"
@@ -74,7 +75,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
         default_guidance_interval: tuple[float, float] = (0.0, 1.0),
-        calibrations: list[dict[str, Any]] | None = None,
+        calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
         for config in [] if classifiers is None else classifiers.config["member_configs"]:
@@ -88,7 +89,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_interval=default_guidance_interval,
-            calibrations=calibrations or [],
+            calibrations=calibrations or {},
         )
 
     @property
@@ -249,6 +250,15 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             config.pop("_name_or_path", None)  # where it once lay is nobody's business
             path.write_text(json.dumps(config, indent=2) + "\n")
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Save and upload in one commit, with a card where there is none yet; arguments are those of diffusers.
+
+        Raises:
+            ValueError: for a token that is missing or has no right, or a connection that broke, in one sentence.
+        """
+        with hub_errors(repo_id):
+            return super().push_to_hub(repo_id, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """Load from a folder or the Hub without running any code that lies there.
@@ -274,7 +284,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
                     raise OSError(f"the weights of '{name}' are not those that its config.json describes")
             return super().from_pretrained(path, **kwargs)
-        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"`pretrained_model_name_or_path` {path!r} is no whole pipeline: {reason}") from error
 
