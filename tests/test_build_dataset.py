@@ -109,7 +109,17 @@ def test_two_processes_share_the_work(tmp_path):
 
 
 def test_two_attributes_keep_the_intersection(tmp_path):
-    flags = ["--attribute", "Smiling", "Hair", "--keep_share", 0.4, "--unlabelled", "between"]
+    flags = [
+        "--attribute",
+        "Smiling",
+        "Hair",
+        "--keep_share",
+        0.4,
+        "--unlabelled",
+        "between",
+        "--max_train_steps",
+        100,
+    ]
     build(*FAST, *flags, "--output_dir", tmp_path / "set")
     dataset = load_from_disk(tmp_path / "set")
     provenance = json.loads((tmp_path / "set" / "provenance.json").read_text())
