@@ -293,7 +293,7 @@ def show(model: Model, settings: Settings) -> dict[Any, Any]:
     """Every control and output as it is when a pipeline has just been chosen."""
     sliders = [gr.update(visible=False, value=0.5)] * 2
     for number, (attribute, (low, high)) in enumerate(model.attributes.items()):
-        label = f"{attribute}: 0 {low}, 1 {high}"
+        label = f"{attribute}: {low} – {high}"
         value = settings.targets[attribute]
         sliders[number] = gr.update(label=label, value=value, visible=True, interactive=not settings.even)
     names = list(model.attributes)
@@ -392,7 +392,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
             first = gr.Slider(0, 1, 0.5, step=0.01, elem_id="first")
             second = gr.Slider(0, 1, 0.5, step=0.01, elem_id="second", visible=False)
             with gr.Accordion("Sampling", open=False):
-                scale = gr.Slider(0, MAX_SCALE, usual.scale, step=1, label="Guidance scale: how strongly")
+                scale = gr.Number(usual.scale, label="Guidance scale: how strongly", minimum=0, maximum=MAX_SCALE)
                 steps = gr.Slider(1, MAX_STEPS, usual.steps, step=1, label="Steps")
                 sampler = gr.Radio(SAMPLERS, value=usual.sampler, label="Sampler")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
@@ -487,7 +487,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                             sample_button = gr.Button("Use a sample", min_width=100)
                     with gr.Column(min_width=300):
                         edit_strength = gr.Slider(0.05, 1, 0.5, step=0.05, label="How far back to noise")
-                        edit_scale = gr.Slider(0, MAX_SCALE, 30, step=1, label="Guidance scale of editing")
+                        edit_scale = gr.Number(30, label="Guidance scale of editing", minimum=0, maximum=MAX_SCALE)
                         edit_button = gr.Button("Edit", variant="primary")
                         edit_status = gr.HTML(status(""))
                         edited = gr.Gallery(

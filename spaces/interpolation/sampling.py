@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 try:
-    import spaces  # before torch: where a GPU is lent per call, torch is to see it as if it were there all the time
-
-    on_gpu = spaces.GPU
+    # Before torch: where a GPU is lent per call, torch is to see it as if it were there all the time.
+    from spaces import GPU as on_gpu
 except ImportError:
 
     def on_gpu(function: Any) -> Any:
@@ -35,6 +34,7 @@ DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer 
 # back an edit has to go before this attribute can still move.
 KNOWN = {
     "circles": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
+    "circles-64": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
     "digits": ("Handwritten digits. Training showed the thinnest and the thickest fifth only.", (0.2, 0.8), 0.5),
     "faces": ("Drawn faces. Training showed clear smiles and none, light hair and dark, nothing mild.", None, 0.5),
 }

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from sampling import DEFAULT_STEPS, MODELS, SAMPLERS, Model
 
-MAX_SCALE = 300
+MAX_SCALE = 10_000  # pipelines differ by far more than a slider can show
 MAX_STEPS = 100
 MAX_IMAGES = 16
 MAX_SEED = 2**32 - 1
