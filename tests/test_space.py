@@ -26,6 +26,12 @@ sys.path.insert(0, str(SPACE))
 from pictures import open_upload, point_in_square, square  # noqa: E402
 
 QUICK = "steps=4"  # of sampling: enough to see that something happens
+# A fast machine shows the bar for a moment only, too short to be asked for.
+SEE_PROGRESS = """() => {
+    window.sawProgress = false;
+    const see = () => { window.sawProgress ||= document.querySelector(".status .bar") !== null; };
+    new MutationObserver(see).observe(document.body, {childList: true, subtree: true});
+}"""
 SECONDS = 60_000  # of patience, in milliseconds: the machine may be busy
 
 
@@ -135,8 +141,9 @@ def open_tab(page: Page, name: str) -> None:
 
 def generate(page: Page, button: str = "Generate") -> list[bytes]:
     """Press the button and wait for what comes: the files of the images in the gallery."""
+    page.evaluate(SEE_PROGRESS)
     press(page, button)
-    expect(page.locator(".status .bar").first).to_be_visible(timeout=SECONDS)
+    page.wait_for_function("window.sawProgress", timeout=SECONDS)
     expect(page.locator(".status", has_text="images in").first).to_be_visible(timeout=SECONDS)
     return files(page, "#gallery img")
 
