@@ -12,6 +12,8 @@ import pytest
 import torch
 import yaml
 from datasets import load_from_disk
+from hub_server import metadata_errors
+from huggingface_hub import ModelCard
 from launch import CPU, ROOT, kill_all, launch, launch_command
 from PIL import Image
 from safetensors.torch import load_file
@@ -117,6 +119,9 @@ def test_from_data_set_to_guided_pipeline(recipe):
     assert len(pipeline(3, target={"position": 0.5}).images) == 3
     first, second = (weights(folder / "classifiers" / f"member-{number}") for number in (0, 1))
     assert not torch.equal(first["conv_in.weight"], second["conv_in.weight"])
+    card = ModelCard.load(folder / "classifiers" / "pipeline" / "README.md")
+    assert metadata_errors(card.content) == []
+    assert f"training/train_classifier.py --recipe {recipe}" in card.text
 
     # Members that are done are not trained again.
     result = launch("train_classifier.py", "--recipe", recipe, "--resume_from_checkpoint", "latest")
