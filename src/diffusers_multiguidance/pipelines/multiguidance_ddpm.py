@@ -74,7 +74,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
-        default_guidance_interval: tuple[float, float] = (0.0, 1.0),
+        default_guidance_interval: tuple = (0.0, 1.0),  # bare, or diffusers complains of the hint at every load
         calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
@@ -258,6 +258,12 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         """
         with hub_errors(repo_id):
             return super().push_to_hub(repo_id, **kwargs)
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """Another of our pipelines with the networks and defaults of `pipeline`."""
+        # Unless it is given, diffusers leaves out a component whose class it can't tell from the constructor.
+        return super().from_pipe(pipeline, **{"classifiers": pipeline.classifiers, **kwargs})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:

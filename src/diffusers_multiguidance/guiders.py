@@ -1,0 +1,106 @@
+"""Multi-guidance as a guider of diffusers, for denoising loops other than our pipelines'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.guiders import BaseGuidance
+from diffusers.guiders.guider_utils import GuiderOutput
+
+from .diffusion import GaussianDiffusion
+from .guidance import Target, guidance_gradient, is_guided, weights_from_classes, weights_from_target
+
+
+class ClassifierGuidance(BaseGuidance):
+    """Shift a denoiser's prediction by the score of noisy classifiers (Dhariwal & Nichol 2021, algorithm 2).
+
+    For a loop that steps with any scheduler whose model input is x_t itself (DDPM, DDIM, DPM-Solver). diffusers hands
+    a guider what the denoiser is conditioned on and what it predicted, but not x_t: that is looked up at the
+    denoiser's input, by a hook that is there for the one call. As with `sampler="ddim"` the score is shifted, never the mean.
+
+    Args:
+        classifiers: a `NoisyClassifierSet` that knows images like the denoiser's.
+        scheduler: with the noise schedule and the prediction type of the denoiser.
+        target: see `MultiGuidanceDDPMPipeline`; a number is the classifiers' probability.
+        guidance_scale: total weight L of an attribute's classes.
+        guidance_weights: raw weights by attribute and class, in place of `target`.
+        start, stop: share of the steps, from noise to image, in which to guide.
+        enabled: whether to guide at all.
+
+    Raises:
+        ValueError: unless exactly one of `target` and `guidance_weights` is given, and for wrong ones.
+    """
+
+    _input_predictions = ["pred_cond"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        classifiers: Any,
+        scheduler: Any,
+        target: Mapping[str, Target] | str | None = None,
+        guidance_scale: float = 60.0,
+        guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+    ) -> None:
+        super().__init__(start, stop, enabled)
+        if (target is None) == (guidance_weights is None):
+            raise ValueError("`target` and `guidance_weights` are both or neither given; expected one of them.")
+        self.classifiers = classifiers
+        self.target, self.guidance_scale, self.guidance_weights = target, guidance_scale, guidance_weights
+        self.prediction_type = scheduler.config.prediction_type
+        self.alphas_cumprod = GaussianDiffusion.from_scheduler(scheduler).alphas_cumprod
+        self._weights(1)  # wrong ones are refused here, not in mid-sampling
+        self._x_t: torch.Tensor | None = None
+        self._hook: Any = None
+
+    def prepare_models(self, denoiser: torch.nn.Module) -> None:
+        super().prepare_models(denoiser)
+
+        def look(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._x_t = args[0] if args else kwargs["sample"]
+
+        self._hook = denoiser.register_forward_pre_hook(look, with_kwargs=True)
+
+    def cleanup_models(self, denoiser: torch.nn.Module) -> None:
+        self._hook.remove()
+
+    def prepare_inputs(self, data: dict[str, Any]) -> list[Any]:
+        return [self._prepare_batch(data, 0, "pred_cond")]
+
+    def forward(self, pred_cond: torch.Tensor) -> GuiderOutput:
+        if not self._guides() or self._x_t is None:
+            return GuiderOutput(pred=pred_cond, pred_cond=pred_cond, pred_uncond=None)
+        x_t = self._x_t
+        timestep = torch.as_tensor(self._timestep, device=x_t.device)
+        weights = {name: row.to(x_t.device) for name, row in self._weights(len(x_t)).items()}
+        grad = guidance_gradient(self.classifiers, x_t.to(self.classifiers.dtype), timestep, weights).to(pred_cond)
+        alpha_bar = float(self.alphas_cumprod[int(timestep.flatten()[0])])
+        # How far each kind of prediction moves where epsilon moves by -sqrt(1 - alpha_bar) * grad.
+        factor = {
+            "epsilon": -((1 - alpha_bar) ** 0.5),
+            "v_prediction": -(((1 - alpha_bar) / alpha_bar) ** 0.5),
+            "sample": (1 - alpha_bar) / alpha_bar**0.5,
+        }[self.prediction_type]
+        pred = pred_cond.clone()
+        pred[:, : x_t.shape[1]] += factor * grad  # a second half, the variance, stays
+        return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=None)
+
+    @property
+    def is_conditional(self) -> bool:
+        return True
+
+    @property
+    def num_conditions(self) -> int:
+        return 1
+
+    def _guides(self) -> bool:
+        return self._enabled and is_guided(self._step, self._num_inference_steps, (self._start, self._stop))
+
+    def _weights(self, batch_size: int) -> dict[str, torch.Tensor]:
+        if self.target is None:
+            return weights_from_classes(self.classifiers.attributes, self.guidance_weights or {}, batch_size)
+        return weights_from_target(self.classifiers.attributes, self.target, self.guidance_scale, batch_size)
