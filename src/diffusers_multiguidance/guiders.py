@@ -18,7 +18,8 @@ class ClassifierGuidance(BaseGuidance):
 
     For a loop that steps with any scheduler whose model input is x_t itself (DDPM, DDIM, DPM-Solver). diffusers hands
     a guider what the denoiser is conditioned on and what it predicted, but not x_t: that is looked up at the
-    denoiser's input, by a hook that is there for the one call. As with `sampler="ddim"` the score is shifted, never the mean.
+    denoiser's input, by a hook that is there for the one call. As with `sampler="ddim"` the score is shifted,
+    never the mean.
 
     Args:
         classifiers: a `NoisyClassifierSet` that knows images like the denoiser's.
