@@ -27,7 +27,8 @@ class ClassifierGuidance(BaseGuidance):
         target: see `MultiGuidanceDDPMPipeline`; a number is the classifiers' probability.
         guidance_scale: total weight L of an attribute's classes.
         guidance_weights: raw weights by attribute and class, in place of `target`.
-        start, stop: share of the steps, from noise to image, in which to guide.
+        start: share of the steps, from noise to image, before guidance.
+        stop: share of the steps after which there is none.
         enabled: whether to guide at all.
 
     Raises:
