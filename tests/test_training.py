@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from datasets import load_from_disk
+from datasets import ClassLabel, load_from_disk
 from hub_server import metadata_errors
 from huggingface_hub import ModelCard
 from launch import CPU, ROOT, kill_all, launch, launch_command
@@ -127,6 +128,20 @@ def test_from_data_set_to_guided_pipeline(recipe):
     result = launch("train_classifier.py", "--recipe", recipe, "--resume_from_checkpoint", "latest")
     assert result.returncode == 0, result.stderr
     assert "classifier 1/2" not in result.stderr
+
+    # Classifiers of another attribute join them, and those of the same one are replaced.
+    dataset = load_from_disk(folder / "data")
+    labels = np.arange(len(dataset)) % 2
+    dataset.add_column("parity", labels, feature=ClassLabel(names=["even", "odd"])).save_to_disk(folder / "parity")
+    more = ["--recipe", recipe, "--pipeline", folder / "classifiers" / "pipeline", "--num_classifiers", 1]
+    more += ["--train_data_dir", folder / "parity", "--output_dir", folder / "more", "--attributes"]
+    assert launch("train_classifier.py", *more, "parity").returncode == 0
+    joined = MultiGuidanceDDPMPipeline.from_pretrained(folder / "more" / "pipeline")
+    assert [list(member.attributes) for member in joined.classifiers.members] == [["position"]] * 2 + [["parity"]]
+    shutil.rmtree(folder / "more")
+    assert launch("train_classifier.py", *more, "position").returncode == 0
+    replaced = MultiGuidanceDDPMPipeline.from_pretrained(folder / "more" / "pipeline")
+    assert [list(member.attributes) for member in replaced.classifiers.members] == [["position"]]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -4,6 +4,7 @@
 
 Writes each classifier to `<output_dir>/member-<k>` and the pipeline with all of them to `<output_dir>/pipeline`. An
 interrupted run goes on where it was with `--resume_from_checkpoint latest`, past the members that are done.
+Classifiers of other attributes that the pipeline has already stay in it.
 """
 
 from __future__ import annotations
@@ -172,9 +173,11 @@ def main(args: argparse.Namespace) -> None:
         accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
+        there = [] if unguided.classifiers is None else unguided.classifiers.members
+        others = [member for member in there if not set(member.config["attributes"]) & set(args.attributes)]
         pipeline = MultiGuidanceDDPMPipeline(
             unguided.unet,
-            NoisyClassifierSet.from_members(members),
+            NoisyClassifierSet.from_members([*others, *members]),
             unguided.scheduler,
             unguided.config["default_num_inference_steps"],
             args.guidance_scale,

@@ -899,7 +899,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
-        default_guidance_interval: tuple = (0.0, 1.0),  # bare, or diffusers complains of the hint at every load
+        default_guidance_interval: Sequence = (0.0, 1.0),  # bare, or diffusers complains of it at every load
         calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
-        default_guidance_interval: tuple = (0.0, 1.0),  # bare, or diffusers complains of the hint at every load
+        default_guidance_interval: Sequence = (0.0, 1.0),  # bare, or diffusers complains of it at every load
         calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
