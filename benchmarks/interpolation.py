@@ -33,6 +33,7 @@ def main(
     num_images: Annotated[int, typer.Option()] = 1000,
     num_classifiers: Annotated[int, typer.Option(help="How many single members to measure.")] = 5,
     target: Annotated[float, typer.Option()] = 0.5,
+    sampler: Annotated[str, typer.Option()] = "ddpm",
     evaluator: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
@@ -49,7 +50,7 @@ def main(
     for name, guides in rows.items():
         loaded.classifiers = guides or classifiers
         started = time.monotonic()
-        call: dict[str, Any] = {"target": {attribute: target}} if guides else {}
+        call: dict[str, Any] = {"sampler": sampler, **({"target": {attribute: target}} if guides else {})}
         if name.startswith("classifier"):
             call["guidance_scale"] = loaded.config["default_guidance_scale"] / 2  # the default is for the set
         images = generate(loaded, num_images, seed, description=name, **call)
