@@ -1,7 +1,8 @@
 """Share of samples in the gap: unguided, one classifier at a time, and the shipped set.
 
     python benchmarks/interpolation.py pipelines/circles --attribute position --out runs/benchmarks/circles
-    python benchmarks/interpolation.py pipelines/digits --attribute thickness --num-images 500 --out runs/digits-rows
+    python benchmarks/interpolation.py pipelines/faces --attribute Smiling --num-images 500 --num-classifiers 0 \\
+        --measure pipelines/faces/evaluators/Smiling --out runs/benchmarks/faces
 
 Writes `interpolation.json`, a report (figures, histogram, grid) per row, and `histogram.png` over all rows.
 """
