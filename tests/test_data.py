@@ -31,6 +31,16 @@ def test_circles_cover_the_range_and_repeat_from_a_seed(resolution):
     assert circles(2000, resolution, seed=3)["factor_position"] == dataset["factor_position"]
 
 
+def test_circles_have_a_second_factor_and_corners():
+    dataset = circles(500, 32, seed=3)
+    height = np.array(dataset["factor_height"])
+    image = np.array(dataset[5]["image"])
+    assert 1 - position(np.nonzero(image)[0].mean(), 32) == pytest.approx(height[5])
+    corners = [dataset.features["corner"].int2str(corner) for corner in dataset["corner"]]
+    parts = [(dataset.features[name].int2str(list(dataset[name]))) for name in ("height", "position")]
+    assert corners == [f"{vertical} {horizontal}" for vertical, horizontal in zip(*parts, strict=True)]
+
+
 def test_extremes_leave_the_middle_empty_and_say_so():
     dataset = circles(2000, 32)
     selection = select_by_factor(dataset, "position", delta=0.2)

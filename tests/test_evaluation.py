@@ -28,6 +28,11 @@ def test_circle_position_is_that_of_the_drawn_centre(size):
         np.testing.assert_allclose(CirclePosition()(batch), [position(x, size) for x in centres], atol=1e-6)
 
 
+def test_height_of_a_circle_is_measured_from_the_bottom():
+    images = np.stack([draw_circle(9, y, 32) for y in (29, 20, 2)])[..., None]
+    np.testing.assert_allclose(CirclePosition(vertical=True)(images), [0, 9 / 27, 1], atol=1e-6)
+
+
 def test_anything_but_one_circle_is_malformed():
     two = np.maximum(draw_circle(5, 5, 32), draw_circle(20, 20, 32))
     line = np.zeros((32, 32), np.uint8)

@@ -26,7 +26,7 @@ MeasureName = Annotated[
     str | None,
     typer.Option(
         "--measure",
-        help="position (circles), thickness (digits) or an evaluator's folder; the attribute's name unless given.",
+        help="position or height (circles), thickness (digits), or an evaluator's folder; the attribute unless given.",
     ),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]

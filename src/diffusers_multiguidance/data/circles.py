@@ -7,6 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 RADIUS = 2
+CORNERS = ["bottom left", "bottom right", "top left", "top right"]
 
 
 def position(x: np.ndarray | float, size: int) -> np.ndarray:
@@ -24,16 +25,21 @@ def circles(num_images: int, resolution: int = 64, seed: int = 0) -> Dataset:
     """Draw circles with integer centres, uniform over all places where the whole circle is inside the image.
 
     Returns:
-        `image` (L mode), `position` ("left" or "right": whether z > 0.5), `factor_position` (z) and `source_index`.
+        `image` (L mode), `position` ("left" or "right": whether z > 0.5), `factor_position` (z) and `source_index`;
+        for two factors also `height` ("bottom" or "top"), `factor_height`, and both labels as one: `corner`.
     """
     rng = np.random.default_rng(seed)
     x, y = rng.integers(RADIUS, resolution - RADIUS, size=(2, num_images))
     z = position(x, resolution).astype(np.float32)
+    height = (1 - position(y, resolution)).astype(np.float32)
     return Dataset.from_dict(
         {
             "image": [PILImage.fromarray(draw_circle(*center, resolution)) for center in zip(x, y, strict=True)],
             "position": (z > 0.5).astype(int),
             "factor_position": z,
+            "height": (height > 0.5).astype(int),
+            "factor_height": height,
+            "corner": 2 * (height > 0.5) + (z > 0.5),
             "source_index": np.arange(num_images),
         },
         features=Features(
@@ -41,6 +47,9 @@ def circles(num_images: int, resolution: int = 64, seed: int = 0) -> Dataset:
                 "image": Image(),
                 "position": ClassLabel(names=["left", "right"]),
                 "factor_position": Value("float32"),
+                "height": ClassLabel(names=["bottom", "top"]),
+                "factor_height": Value("float32"),
+                "corner": ClassLabel(names=CORNERS),
                 "source_index": Value("int64"),
             }
         ),

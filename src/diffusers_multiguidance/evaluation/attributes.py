@@ -28,9 +28,13 @@ def to_grey(images: np.ndarray) -> np.ndarray:
 class CirclePosition:
     """Horizontal position z of the one circle in the image (paper, section 5.5), by contour detection with OpenCV.
 
-    NaN (malformed) unless there is exactly one contour and it fits a circle of radius 2: enclosing radius 1.5 to 2.75
-    (the drawn circle has 2.0) and 9 to 17 bright pixels (the drawn circle has 13).
+    With `vertical` its height, from the bottom to the top. NaN (malformed) unless there is exactly one contour and it
+    fits a circle of radius 2: enclosing radius 1.5 to 2.75 (the drawn circle has 2.0) and 9 to 17 bright pixels (the
+    drawn circle has 13).
     """
+
+    def __init__(self, vertical: bool = False) -> None:
+        self.vertical = vertical
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.array([self._measure(image) for image in to_grey(images)])
@@ -40,10 +44,11 @@ class CirclePosition:
         contours, _ = cv2.findContours(bright.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         if len(contours) != 1 or not 9 <= bright.sum() <= 17:
             return float("nan")
-        (x, _), radius = cv2.minEnclosingCircle(contours[0])
+        (x, y), radius = cv2.minEnclosingCircle(contours[0])
         if not RADIUS - 0.5 <= radius <= RADIUS + 0.75:
             return float("nan")
-        return float(np.clip(position(x, image.shape[1]), 0, 1))
+        z = 1 - position(y, image.shape[0]) if self.vertical else position(x, image.shape[1])
+        return float(np.clip(z, 0, 1))
 
 
 class StrokeThickness:
@@ -66,11 +71,13 @@ class Regression:
 
 
 def load_measure(name: str) -> Measure:
-    """ "position" of circles, "thickness" of digits, or else the evaluator in the folder `name`."""
-    if name == "position":
-        return CirclePosition()
+    """ "position" and "height" of circles, "thickness" of digits, or else the evaluator in the folder `name`."""
+    if name in ("position", "height"):
+        return CirclePosition(vertical=name == "height")
     if name == "thickness":
         return StrokeThickness()
     if not Path(name).is_dir():
-        raise ValueError(f"`measure` is {name!r}; expected 'position', 'thickness' or the folder of an evaluator.")
+        raise ValueError(
+            f"`measure` is {name!r}; expected 'position', 'height', 'thickness' or the folder of an evaluator."
+        )
     return Regression(name)

@@ -1,0 +1,92 @@
+"""How few steps are enough: quality and time of each sampler and number of steps, all in one run.
+
+    python benchmarks/steps.py pipelines/circles --attribute position --out runs/benchmarks/steps
+
+Quality is that of the middle (share in the gap at 0.5, malformed) and of the whole range (`target="uniform"`, KLD over
+20 bins). Calibrate every row before, `multiguidance calibrate PIPELINE --sampler ... --num-inference-steps ...`: a row
+without calibration says so. Writes `steps.json` and `steps.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from diffusers_multiguidance.cli import MeasureName, load_pipeline
+from diffusers_multiguidance.evaluation.attributes import load_measure
+from diffusers_multiguidance.evaluation.uniformity import kld_floor, kld_to_uniform, share_in_gap, share_malformed
+from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.generate import generate
+
+BINS = 20
+ROWS = ["ddpm:250", "ddpm:50", "ddpm:20", "ddim:20", "dpmsolver++:20", "ddim:10", "dpmsolver++:10"]
+
+
+def save_plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Each figure against seconds per image, one line a sampler."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, name in zip(panels, ("share_in_gap", "share_malformed", "kld"), strict=True):
+        for sampler in dict.fromkeys(row["sampler"] for row in rows):
+            points = sorted((row["seconds_per_image"], row[name]) for row in rows if row["sampler"] == sampler)
+            axes.plot(*zip(*points, strict=True), ".-", label=sampler)
+        axes.set(xlabel="seconds per image", ylabel=name.replace("_", " "), xscale="log")
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main(
+    pipeline: Path,
+    out: Annotated[Path, typer.Option()],
+    attribute: Annotated[str, typer.Option()],
+    measure: MeasureName = None,
+    row: Annotated[list[str], typer.Option(metavar="SAMPLER:STEPS", help="Repeatable.")] = ROWS,
+    num_images: Annotated[int, typer.Option(help="At 0.5, and as many for 'uniform'.")] = 500,
+    seed: Annotated[int, typer.Option()] = 2000,
+) -> None:
+    loaded, measured = load_pipeline(pipeline), load_measure(measure or attribute)
+    rows: list[dict[str, Any]] = []
+    table = Table("sampler", "steps", "calibrated", "in the gap", "malformed", f"KLD, {BINS} bins", "s / image")
+    for name in row:
+        sampler, _, steps = name.partition(":")
+        call = {"sampler": sampler, "num_inference_steps": int(steps)}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            started = time.monotonic()
+            middle = generate(loaded, num_images, seed, description=f"{name}, 0.5", target={attribute: 0.5}, **call)
+            # One batch, so that its targets are stratified over all images.
+            spread = generate(
+                loaded, num_images, seed, num_images, f"{name}, uniform", target={attribute: "uniform"}, **call
+            )
+            seconds = (time.monotonic() - started) / (2 * num_images)
+        values, covered = measured(middle), measured(spread)
+        rows.append(
+            {
+                **call,
+                "calibrated": not any("no calibration" in str(warning.message) for warning in caught),
+                "share_in_gap": share_in_gap(values),
+                "share_malformed": share_malformed(values),
+                "kld": kld_to_uniform(covered, BINS),
+                "kld_floor": kld_floor(num_images, BINS),
+                "share_malformed_uniform": share_malformed(covered),
+                "seconds_per_image": seconds,
+            }
+        )
+        figures = [rows[-1][key] for key in ("share_in_gap", "share_malformed", "kld", "seconds_per_image")]
+        table.add_row(sampler, steps, str(rows[-1]["calibrated"]), *(f"{figure:.3f}" for figure in figures))
+    Console().print(table)
+    with add_to_folder(out) as folder:
+        (folder / "steps.json").write_text(json.dumps(rows, indent=2) + "\n")
+        save_plot(rows, folder / "steps.png")
+
+
+if __name__ == "__main__":
+    typer.run(main)
