@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
@@ -50,6 +51,15 @@ def figures(obtained: np.ndarray) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def nearest(loaded: Any, images: np.ndarray, attribute: str, aim: float, count: int) -> np.ndarray:
+    """Of images (N, H, W, C), the one of every N / count neighbours whose probability is nearest to the target."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    probability = loaded.classifiers(pixels, 0).logits[attribute].softmax(dim=1)[:, 1].numpy()
+    chosen = np.abs(probability - aim).reshape(count, -1).argmin(axis=1)
+    return images.reshape(count, -1, *images.shape[1:])[np.arange(count), chosen]
+
+
 def save_plot(obtained: np.ndarray, attribute: str, path: Path) -> None:
     figure = Figure(figsize=(5, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -66,6 +76,9 @@ def main(
     attribute: Annotated[str, typer.Option()],
     measure: MeasureName = None,
     num_images: Annotated[int, typer.Option(help="For each target.")] = 100,
+    draw: Annotated[
+        int, typer.Option(help="For each image of a target draw so many, keep the nearest by the classifiers.")
+    ] = 1,
     num_uniform: Annotated[int, typer.Option(help="Images for 'uniform'; 0 leaves it out.")] = 1000,
     sampler: Annotated[str, typer.Option()] = "ddpm",
     num_inference_steps: Annotated[int | None, typer.Option()] = None,
@@ -79,15 +92,14 @@ def main(
         "guidance_scale": guidance_scale,
     }
     started = time.monotonic()
-    batches = [
-        generate(
-            loaded, num_images, seed + number, description=f"target {aim}", target={attribute: float(aim)}, **call
-        )
-        for number, aim in enumerate(TARGETS)
-    ]
+    batches = []
+    for number, aim in enumerate(TARGETS):
+        target = {attribute: float(aim)}
+        drawn = generate(loaded, draw * num_images, seed + number, description=f"target {aim}", target=target, **call)
+        batches.append(nearest(loaded, drawn, attribute, float(aim), num_images))
     seconds = time.monotonic() - started
     obtained = np.stack([measured(images) for images in batches])
-    results = {"call": call, "num_images": num_images, **figures(obtained)}
+    results = {"call": call, "num_images": num_images, "draw": draw, **figures(obtained)}
     results["seconds_per_image"] = seconds / obtained.size
     if num_uniform:
         # One batch, so that its targets are stratified over all images.

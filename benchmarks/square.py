@@ -1,0 +1,108 @@
+"""Two attributes at once: how much of their square do images cover that are spread over it evenly?
+
+    python benchmarks/square.py pipelines/faces --attributes Smiling Hair \\
+        --measures pipelines/faces/evaluators/Smiling pipelines/faces/evaluators/Hair --out runs/benchmarks/square
+
+Counts the cells of a 10 x 10 grid that hold an image. A single four-class classifier of the corners (paper, section 6)
+aims by shares of its classes: give `--corner` and the attributes that its corners are made of, the first one changing
+slower. Writes `square.json`, `square.png` (where the images lie) and `grid.png` (an image for each cell, if there is).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+
+from diffusers_multiguidance.cli import load_pipeline
+from diffusers_multiguidance.evaluation.attributes import load_measure
+from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.generate import generate
+from diffusers_multiguidance.images import image_grid, to_pil
+
+CELLS = 10
+
+
+def draw_by_corner(loaded: Any, attribute: str, num_images: int, seed: int, call: dict[str, Any]) -> np.ndarray:
+    """Images for the middle of every cell: the corners' shares are those of two independent attributes."""
+    middles = (np.arange(CELLS) + 0.5) / CELLS
+    names = loaded.attributes[attribute]
+    batches = []
+    for number, (first, second) in enumerate((a, b) for a in middles for b in middles):
+        shares = np.outer((1 - first, first), (1 - second, second)).ravel()
+        target = {attribute: dict(zip(names, shares.tolist(), strict=True))}
+        batches.append(
+            generate(
+                loaded, num_images // CELLS**2, seed + number, description=f"cell {number}", target=target, **call
+            )
+        )
+    return np.concatenate(batches)
+
+
+def save_plot(values: np.ndarray, attributes: tuple[str, str], path: Path) -> None:
+    """Where the images lie, over the counts by cell."""
+    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    counts = axes.hist2d(*values, bins=CELLS, range=((0, 1), (0, 1)), cmap="Blues")[3]
+    axes.plot(*values, ".", color="0.2", markersize=1)
+    axes.set(xlabel=attributes[0], ylabel=attributes[1], aspect="equal")
+    figure.colorbar(counts, ax=axes, label="images")
+    figure.savefig(path, dpi=120)
+
+
+def main(
+    pipeline: Path,
+    out: Annotated[Path, typer.Option()],
+    attributes: Annotated[tuple[str, str], typer.Option()],
+    measures: Annotated[tuple[str, str] | None, typer.Option(help="The attributes' names unless given.")] = None,
+    corner: Annotated[str | None, typer.Option(help="The attribute of a four-class classifier.")] = None,
+    num_images: Annotated[int, typer.Option()] = 2000,
+    sampler: Annotated[str, typer.Option()] = "ddpm",
+    num_inference_steps: Annotated[int | None, typer.Option()] = None,
+    guidance_scale: Annotated[float | None, typer.Option()] = None,
+    seed: Annotated[int, typer.Option()] = 3000,
+) -> None:
+    loaded, measured = load_pipeline(pipeline), [load_measure(name) for name in measures or attributes]
+    call: dict[str, Any] = {
+        "sampler": sampler,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+    }
+    started = time.monotonic()
+    if corner:
+        images = draw_by_corner(loaded, corner, num_images, seed, call)
+    else:
+        # One batch, so that its targets are stratified over all images.
+        target = dict.fromkeys(attributes, "uniform")
+        images = generate(loaded, num_images, seed, num_images, "uniform", target=target, **call)
+    seconds = time.monotonic() - started
+    values = np.stack([measure(images) for measure in measured])
+    known = ~np.isnan(values).any(axis=0)
+    cells = (values[:, known] * CELLS).astype(int).clip(0, CELLS - 1)
+    counts = np.zeros((CELLS, CELLS), int)
+    np.add.at(counts, tuple(cells), 1)
+    results = {
+        "call": call,
+        "num_images": len(images),
+        "cells_with_an_image": int((counts > 0).sum()),
+        "images_by_cell": counts.tolist(),
+        "share_malformed": float(1 - known.mean()),
+        "seconds_per_image": seconds / len(images),
+    }
+    print(json.dumps(results, indent=2))
+    shown = np.zeros((CELLS, CELLS, *images.shape[1:]), np.uint8)
+    shown[tuple(cells)] = images[known]
+    shown = shown.swapaxes(0, 1)[::-1]  # the first attribute to the right, the second upwards
+    with add_to_folder(out) as folder:
+        (folder / "square.json").write_text(json.dumps(results, indent=2) + "\n")
+        save_plot(values[:, known], attributes, folder / "square.png")
+        image_grid(to_pil(shown.reshape(-1, *images.shape[1:])), columns=CELLS).save(folder / "grid.png")
+
+
+if __name__ == "__main__":
+    typer.run(main)
