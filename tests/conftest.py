@@ -10,17 +10,16 @@ from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
 def tiny_classifier(seed: int = 0, attributes: dict[str, list[str]] | None = None, **config) -> NoisyClassifier:
     torch.manual_seed(seed)
-    return NoisyClassifier(
-        attributes or {"Smiling": ["no", "yes"]},
-        sample_size=8,
-        in_channels=1,
-        block_out_channels=(8, 16),
-        attention_resolutions=(4,),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=8,
-        **config,
-    ).eval()
+    small = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "block_out_channels": (8, 16),
+        "attention_resolutions": (4,),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+    }
+    return NoisyClassifier(attributes or {"Smiling": ["no", "yes"]}, **{**small, **config}).eval()
 
 
 def tiny_pipeline(attributes: dict[str, list[str]] | None = None, **scheduler_config) -> MultiGuidanceDDPMPipeline:

@@ -1,0 +1,90 @@
+"""The scripts of benchmarks/ on a handful of images, and what their figures mean. Speed is not tested."""
+
+import importlib.util
+import json
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import tiny_classifier
+from launch import ROOT
+
+from diffusers_multiguidance.data.circles import draw_circle
+from diffusers_multiguidance.models import NoisyClassifierSet
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+
+CIRCLES = ROOT / "pipelines" / "circles"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_malformed_images_are_not_near_their_target():
+    targets = script("targets")
+    obtained = np.repeat(targets.TARGETS[:, None], 4, axis=1)
+    obtained[0] += [0.04, 0.06, 0, 0]
+    obtained[1, :2] = np.nan
+    figures = targets.figures(obtained)
+    assert figures["share_near_by_target"]["0.1"] == 0.75
+    assert figures["share_near_at_worst_target"] == 0.5
+    assert figures["share_malformed"] == pytest.approx(2 / 36, abs=1e-4)
+    assert figures["mean_absolute_error"] == pytest.approx(0.1 / 34, abs=1e-4)
+
+
+def test_the_better_of_two_images_is_kept():
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    left, right = (draw_circle(x, 15, 32)[..., None] for x in (3, 28))
+    images = np.stack([left, right, right, left])
+    kept = script("targets").nearest(loaded, images, "position", 0.0, 2)
+    np.testing.assert_array_equal(kept, np.stack([left, left]))
+
+
+def test_targets(tmp_path):
+    targets = script("targets")
+    targets.main(CIRCLES, tmp_path, "position", num_images=1, num_uniform=20, num_inference_steps=10)
+    results = json.loads((tmp_path / "targets.json").read_text())
+    assert results["rank_correlation"] > 0.5
+    assert results["uniform"]["num_images"] == 20
+    assert (tmp_path / "targets.png").stat().st_size > 0
+
+
+def test_steps(tmp_path):
+    script("steps").main(CIRCLES, tmp_path, "position", row=["ddpm:10", "dpmsolver++:8"], num_images=8)
+    rows = json.loads((tmp_path / "steps.json").read_text())
+    assert [(row["sampler"], row["num_inference_steps"]) for row in rows] == [("ddpm", 10), ("dpmsolver++", 8)]
+    assert not any(row["calibrated"] for row in rows)
+
+
+def test_response_of_a_trained_classifier_rises_from_end_to_end(tmp_path):
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    circles.classifiers = NoisyClassifierSet.from_members(list(circles.classifiers.members)[:1])
+    circles.save_pretrained(tmp_path / "pipeline")
+    response = script("response")
+    response.DRAWS = 1
+    response.main([tmp_path / "pipeline"], tmp_path)
+    (levels,) = json.loads((tmp_path / "response.json").read_text()).values()
+    for level in levels.values():
+        answers = list(level["log_odds"].values())
+        assert answers[0] < -1 < 1 < answers[-1]
+
+
+def test_square_by_two_attributes_and_by_corners(tmp_path):
+    square = script("square")
+    corners = ["bottom left", "bottom right", "top left", "top right"]
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    for attributes, flags in (
+        ({"height": ["bottom", "top"], "position": ["left", "right"]}, {}),
+        ({"corner": corners}, {"corner": "corner"}),
+    ):
+        circles.classifiers = NoisyClassifierSet.from_members([tiny_classifier(0, attributes, sample_size=32)])
+        circles.save_pretrained(tmp_path / "pipeline")
+        out = tmp_path / "out"
+        square.main(tmp_path / "pipeline", out, ("height", "position"), num_images=100, num_inference_steps=2, **flags)
+        results = json.loads((out / "square.json").read_text())
+        counts = np.array(results["images_by_cell"])
+        assert results["cells_with_an_image"] == (counts > 0).sum()
+        assert counts.sum() == round(100 * (1 - results["share_malformed"]))
