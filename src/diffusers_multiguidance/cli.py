@@ -77,7 +77,7 @@ def sample(
         list[str] | None, typer.Option(metavar="ATTRIBUTE=VALUE", help="0 to 1, or 'uniform'; repeatable.")
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="The pipeline's default unless given.")] = None,
-    sampler: Annotated[str, typer.Option(help="ddpm or ddim.")] = "ddpm",
+    sampler: Annotated[str, typer.Option(help="ddpm, ddim or dpmsolver++.")] = "ddpm",
 ) -> None:
     """Draw images; without --target the plain, unguided ones."""
     from .generate import generate
