@@ -15,6 +15,7 @@ from PIL import Image
 
 from diffusers_multiguidance.calibration import add_calibration, weights_fingerprint
 from diffusers_multiguidance.evaluation.calibration import fit_calibration
+from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
 CALL = {"sampler": "ddim", "num_inference_steps": 4, "guidance_scale": 30.0, "guidance_interval": [0.0, 1.0]}
@@ -22,7 +23,7 @@ CALL = {"sampler": "ddim", "num_inference_steps": 4, "guidance_scale": 30.0, "gu
 
 def calibrated_pipeline(**changes) -> MultiGuidanceDDPMPipeline:
     pipeline = tiny_pipeline()
-    fingerprint = weights_fingerprint([pipeline.unet, pipeline.classifiers])
+    fingerprint = weights_fingerprint([pipeline.unet, *pipeline.classifiers.members])
     curve = {"set_points": [0.4, 0.5, 0.9], "strengths": [0.1, 0.5, 0.7], "fingerprint": fingerprint}
     pipeline.register_to_config(calibrations={"Smiling": [{**CALL, **curve, **changes}]})
     return pipeline
@@ -92,7 +93,14 @@ def test_nearest_calibration_on_request():
 
 
 def test_calibration_of_another_checkpoint_is_refused():
-    pipeline = calibrated_pipeline(fingerprint=[0.5] * 16)
+    pipeline = calibrated_pipeline(fingerprint=[0.5] * 24)
+    with pytest.raises(ValueError, match="`calibration` of 'Smiling' was measured with other weights"):
+        draw(pipeline, {"Smiling": 0.6})
+
+
+def test_calibration_of_more_classifiers_is_refused():
+    pipeline = calibrated_pipeline()
+    pipeline.classifiers = NoisyClassifierSet.from_members(list(pipeline.classifiers.members)[:1])
     with pytest.raises(ValueError, match="`calibration` of 'Smiling' was measured with other weights"):
         draw(pipeline, {"Smiling": 0.6})
 
@@ -100,7 +108,7 @@ def test_calibration_of_another_checkpoint_is_refused():
 def test_a_calibration_is_saved_replaced_and_loaded(tmp_path):
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path)
-    fingerprint = weights_fingerprint([pipeline.unet, pipeline.classifiers])
+    fingerprint = weights_fingerprint([pipeline.unet, *pipeline.classifiers.members])
     for strengths in ([0.2, 0.4], [0.1, 0.7]):
         curve = {"set_points": [0.4, 0.9], "strengths": strengths, "fingerprint": fingerprint}
         add_calibration(tmp_path, "Smiling", {**CALL, **curve}, {"date": "today"})

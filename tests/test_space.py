@@ -47,7 +47,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         "guidance_interval": [0.0, 1.0],
     }
     calibration |= {"strengths": [0.1, 0.9], "set_points": [0.4, 0.6]}
-    calibration |= {"fingerprint": weights_fingerprint([tiny.unet, tiny.classifiers])}
+    calibration |= {"fingerprint": weights_fingerprint([tiny.unet, *tiny.classifiers.members])}
     tiny.register_to_config(calibrations={"Hair": [calibration], "Smiling": [calibration]})
     tiny.save_pretrained(folder / "tiny")
     with socket.socket() as free:

@@ -808,7 +808,7 @@ def find_calibrations(
         call: sampler, num_inference_steps, guidance_scale and guidance_interval.
         choice: "same", only what was measured with exactly this call; "nearest", else that of the same sampler with
             the nearest number of steps; None, no calibration at all.
-        networks: denoiser and classifiers.
+        networks: the denoiser and each classifier of the set.
 
     Raises:
         ValueError: for a calibration that was measured with other weights.
@@ -827,8 +827,10 @@ def find_calibrations(
             )
             continue
         chosen = (same + nearest)[0]
+        found_weights, measured_weights = weights_fingerprint(networks), chosen["fingerprint"]
+        same_number = len(found_weights) == len(measured_weights)
         # With room for half precision.
-        if not np.allclose(weights_fingerprint(networks), chosen["fingerprint"], rtol=0.02, atol=1e-3):
+        if not (same_number and np.allclose(found_weights, measured_weights, rtol=0.02, atol=1e-3)):
             raise ValueError(
                 f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
                 "`multiguidance calibrate` again, or call with calibration=None."
@@ -993,7 +995,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             }
             aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
             numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
-            networks = [self.unet, self.classifiers]
+            networks = [self.unet, *([] if self.classifiers is None else self.classifiers.members)]
             found = find_calibrations(self.config["calibrations"], numbers, call, calibration, networks)
             weights = weights_from_target(self.attributes, target, guidance_scale, batch_size, found)
         elif guidance_weights is not None:

@@ -157,7 +157,7 @@ def calibrate(
         for number, set_point in enumerate(set_points)
     ]
     fit = fit_calibration(set_points, np.stack(strengths))
-    fingerprint = weights_fingerprint([loaded.unet, loaded.classifiers])
+    fingerprint = weights_fingerprint([loaded.unet, *loaded.classifiers.members])
     points = {name: fit[name] for name in ("set_points", "strengths")}
     record = {
         "measure": measure or attribute,

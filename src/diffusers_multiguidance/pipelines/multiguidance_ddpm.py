@@ -168,7 +168,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             }
             aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
             numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
-            networks = [self.unet, self.classifiers]
+            networks = [self.unet, *([] if self.classifiers is None else self.classifiers.members)]
             found = find_calibrations(self.config["calibrations"], numbers, call, calibration, networks)
             weights = weights_from_target(self.attributes, target, guidance_scale, batch_size, found)
         elif guidance_weights is not None:
