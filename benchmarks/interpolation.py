@@ -54,6 +54,7 @@ def main(
         call: dict[str, Any] = {"sampler": sampler, **({"target": {attribute: target}} if guides else {})}
         if name.startswith("classifier"):
             call["guidance_scale"] = loaded.config["default_guidance_scale"] / 2  # the default is for the set
+            call["calibration"] = None  # it was measured with the set
         images = generate(loaded, num_images, seed, description=name, **call)
         seconds = time.monotonic() - started
         values[name] = measured(images)

@@ -173,7 +173,9 @@ def test_committed_pipelines_load_both_ways(committed, tmp_path):
     np.testing.assert_allclose(draw_with_package(committed), images, rtol=0, atol=1e-4)
     for name in ("pipeline.py", "classifiers/noisy_classifier.py"):
         assert (committed / name).read_text() == (saved_again / name).read_text()
-    assert sum(path.stat().st_size for path in committed.rglob("*") if path.is_file()) < 10_000_000
+    # That of faces has three classifiers of the smile and two evaluators.
+    limit = 16_000_000 if committed.name == "faces" else 10_000_000
+    assert sum(path.stat().st_size for path in committed.rglob("*") if path.is_file()) < limit
     assert (committed / "README.md").exists()
 
 

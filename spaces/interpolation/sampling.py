@@ -34,6 +34,11 @@ DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer 
 # back an edit has to go before this attribute can still move.
 KNOWN = {
     "circles": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
+    "circles-drawn": (
+        "The same, guided by what was measured of drawn circles: nearer to its target.",
+        (0.2, 0.8),
+        0.85,
+    ),
     "circles-64": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
     "digits": ("Handwritten digits. Training showed the thinnest and the thickest fifth only.", (0.2, 0.8), 0.5),
     "faces": ("Drawn faces. Training showed clear smiles and none, light hair and dark, nothing mild.", None, 0.5),
@@ -87,7 +92,7 @@ def load_model(folder_or_id: str) -> Model:
     measures = {}
     for attribute in attributes:
         evaluator = folder / "evaluators" / attribute
-        if evaluator.is_dir() or attribute in ("position", "thickness"):
+        if evaluator.is_dir() or attribute in ("position", "height", "thickness"):
             measures[attribute] = load_measure(str(evaluator) if evaluator.is_dir() else attribute)
     name = Path(folder_or_id).name
     note, gap, edit_strength = KNOWN.get(name, ("", None, 0.5))
