@@ -48,16 +48,28 @@ def main(
     out: Annotated[Path, typer.Option()],
     attribute: Annotated[str, typer.Option()],
     measure: MeasureName = None,
-    row: Annotated[list[str], typer.Option(metavar="SAMPLER:STEPS", help="Repeatable.")] = ROWS,
+    row: Annotated[list[str], typer.Option(metavar="SAMPLER:STEPS[:SCALE]", help="Repeatable.")] = ROWS,
+    guidance_interval: Annotated[tuple[float, float] | None, typer.Option(help="Of all rows.")] = None,
     num_images: Annotated[int, typer.Option(help="At 0.5, and as many for 'uniform'.")] = 500,
     seed: Annotated[int, typer.Option()] = 2000,
 ) -> None:
     loaded, measured = load_pipeline(pipeline), load_measure(measure or attribute)
     rows: list[dict[str, Any]] = []
-    table = Table("sampler", "steps", "calibrated", "in the gap", "malformed", f"KLD, {BINS} bins", "s / image")
+    table = Table(
+        "sampler",
+        "steps",
+        "calibrated",
+        "in the gap",
+        "malformed",
+        f"KLD, {BINS} bins",
+        "s / image",
+        title=str(pipeline),
+    )
     for name in row:
-        sampler, _, steps = name.partition(":")
-        call = {"sampler": sampler, "num_inference_steps": int(steps)}
+        sampler, steps, *scale = name.split(":")
+        call: dict[str, Any] = {"sampler": sampler, "num_inference_steps": int(steps)}
+        call["guidance_scale"] = float(scale[0]) if scale else None
+        call["guidance_interval"] = guidance_interval
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             started = time.monotonic()
@@ -81,7 +93,9 @@ def main(
             }
         )
         figures = [rows[-1][key] for key in ("share_in_gap", "share_malformed", "kld", "seconds_per_image")]
-        table.add_row(sampler, steps, str(rows[-1]["calibrated"]), *(f"{figure:.3f}" for figure in figures))
+        table.add_row(
+            sampler, ":".join([steps, *scale]), str(rows[-1]["calibrated"]), *(f"{figure:.3f}" for figure in figures)
+        )
     Console().print(table)
     with add_to_folder(out) as folder:
         (folder / "steps.json").write_text(json.dumps(rows, indent=2) + "\n")
