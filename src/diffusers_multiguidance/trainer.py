@@ -122,18 +122,19 @@ def fit_image(image: Image.Image, resolution: int, channels: int) -> Image.Image
     return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
 
 
-def to_tensor(image: Image.Image, resolution: int, channels: int) -> torch.Tensor:
-    """`fit_image` as (C, resolution, resolution), float32 in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(fit_image(image, resolution, channels)))
-    return pixels.reshape(resolution, resolution, channels).permute(2, 0, 1).float() / 127.5 - 1
+def to_tensors(images: list[Image.Image], resolution: int, channels: int) -> torch.Tensor:
+    """`fit_image` of each as (B, C, resolution, resolution), float32 in [-1, 1]."""
+    pixels = np.stack([np.asarray(fit_image(image, resolution, channels)) for image in images])
+    pixels = pixels.reshape(len(images), resolution, resolution, channels)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def with_tensors(dataset: Dataset, resolution: int, label_columns: list[str]) -> Dataset:
     """`dataset` giving `image` tensors and int64 labels."""
     channels = image_channels(dataset)
 
-    def transform(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        images = [to_tensor(image, resolution, channels) for image in rows["image"]]
+    def transform(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        images = to_tensors(rows["image"], resolution, channels)
         return {"image": images, **{name: rows[name] for name in label_columns}}
 
     return dataset.select_columns(["image", *label_columns]).with_transform(transform)
