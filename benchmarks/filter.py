@@ -31,11 +31,15 @@ from diffusers_multiguidance.trainer import with_tensors
 BUILD = Path(__file__).parents[1] / "training" / "build_dataset.py"
 
 
-def throughput(num_images: int, resolution: int, num_networks: int, batch_size: int = 256) -> dict[str, float]:
+def throughput(
+    num_images: int, resolution: int, num_networks: int, num_workers: int, batch_size: int = 256
+) -> dict[str, float]:
     """Images a second, by `log_odds` and by a bare loop of the same networks over batches that wait in memory."""
     dataset = faces(num_images, resolution)
     networks = [ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 3, resolution) for _ in range(num_networks)]
-    args = argparse.Namespace(scorer_resolution=resolution, eval_batch_size=batch_size, dataloader_num_workers=0)
+    args = argparse.Namespace(
+        scorer_resolution=resolution, eval_batch_size=batch_size, dataloader_num_workers=num_workers
+    )
     accelerator = Accelerator()
     log_odds(accelerator, networks, dataset.select(range(2 * batch_size)), args, "warm-up")
     started = time.perf_counter()
@@ -78,11 +82,12 @@ def main(
     resolution: Annotated[int, typer.Option()] = 64,
     num_networks: Annotated[int, typer.Option(help="Members of the ensemble.")] = 5,
     num_judged: Annotated[int, typer.Option(help="Images for the throughput.")] = 10_000,
+    num_workers: Annotated[int, typer.Option(help="Processes that read images while the networks judge.")] = 1,
     num_images: Annotated[list[int], typer.Option(help="For the memory.")] = [20_000, 200_000],  # noqa: B006
 ) -> None:
     results = {
-        "images a second, ensemble": throughput(num_judged, resolution, num_networks),
-        "images a second, scorer": throughput(num_judged, resolution, 1),
+        "images a second, ensemble": throughput(num_judged, resolution, num_networks, num_workers),
+        "images a second, scorer": throughput(num_judged, resolution, 1, num_workers),
         "memory": {str(count): peak_memory(count, resolution, out) for count in num_images},
     }
     print(json.dumps(results, indent=2))

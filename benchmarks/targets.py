@@ -108,6 +108,7 @@ def main(
         count = int((~np.isnan(values)).sum())
         results["uniform"] = {
             **summarize(values),
+            "values": [None if np.isnan(value) else round(float(value), 4) for value in values],
             f"kld_{BINS}_bins": kld_to_uniform(values, BINS),
             f"kld_floor_{BINS}_bins": kld_floor(count, BINS),
             f"mse_{BINS}_bins": mse_to_uniform(values, BINS),
