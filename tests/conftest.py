@@ -1,5 +1,10 @@
 """Tiny networks and pipelines that the tests share."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each: torch's threads get into each other's way
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
