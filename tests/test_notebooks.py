@@ -25,7 +25,7 @@ def test_notebook_runs(path, tmp_path):
     (tmp_path / "notebooks").mkdir()
     copy = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        copy, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path / "notebooks")}}
+        copy, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path / "notebooks")}}
     )
     client.execute()  # raises at the first cell that fails; the timeout is for each cell
     assert_no_errors(copy)

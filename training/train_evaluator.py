@@ -48,7 +48,7 @@ def judge(model: ImageClassifier, dataset: Dataset, resolution: int, column: str
     """Logits and true values of every row of `dataset`."""
     batches = with_tensors(dataset, resolution, [column]).iter(256)
     with torch.no_grad():
-        pairs = [(model(torch.stack(batch["image"])), torch.tensor(batch[column])) for batch in batches]
+        pairs = [(model(batch["image"]), torch.tensor(batch[column])) for batch in batches]
     return torch.cat([logits for logits, _ in pairs]), torch.cat([values for _, values in pairs])
 
 
