@@ -77,7 +77,7 @@ def main(
     measure: MeasureName = None,
     num_images: Annotated[int, typer.Option(help="For each target.")] = 100,
     draw: Annotated[
-        int, typer.Option(help="Draw so many for each image, keep the likeliest; for classifiers taught strengths.")
+        int, typer.Option(help="Draw so many for each image, keep the nearest; for classifiers taught strengths.")
     ] = 1,
     num_uniform: Annotated[int, typer.Option(help="Images for 'uniform'; 0 leaves it out.")] = 1000,
     sampler: Annotated[str, typer.Option()] = "ddpm",
