@@ -98,7 +98,7 @@ def create_parser() -> argparse.ArgumentParser:
     scorer.add_argument("--cross_fit", action=flag, default=True, help="Judge only by networks that did not see it.")
     scorer.add_argument("--compare", action=flag, default=False, help="With known latents: measure both pools.")
     scorer.add_argument("--random_flip", action=flag, default=True)
-    scorer.add_argument("--eval_batch_size", type=int, default=256)
+    scorer.add_argument("--eval_batch_size", type=int, default=64)
     scorer.add_argument("--zero_shot_model", help="Checkpoint with image and text encoders, a folder or of the Hub.")
     scorer.add_argument("--prompts", nargs=2, metavar=("LOW", "HIGH"), help="What each end looks like, in words.")
     scorer.add_argument("--class_names", nargs=2, default=["low", "high"], help="Of ends found by a score or prompts.")

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch.utils.data import Subset, TensorDataset
 
 from .data.extremes import (
     Selection,
@@ -25,7 +27,7 @@ from .data.extremes import (
     signed_log_odds,
     wrong_images_bound,
 )
-from .scoring import log_odds, train_scorer
+from .scoring import decode, log_odds, train_scorer
 from .seeds import stream_seed
 
 ASSUMED_ERROR = 0.15  # of each network, the paper's worst case (appendix D.3)
@@ -47,25 +49,31 @@ class LabelFilter:
         args: argparse.Namespace,
         folder: Path,
     ) -> None:
-        self.accelerator, self.dataset, self.attribute = accelerator, dataset, attribute
-        self.args, self.folder = args, folder
+        self.accelerator, self.attribute, self.args, self.folder = accelerator, attribute, args, folder
+        self.classes = dataset.features[attribute].names
         self.labels = np.asarray(dataset[attribute])
+        self.pixels = decode(accelerator, dataset, args.scorer_resolution, args.eval_batch_size, folder / "pixels.npy")
 
     def scores(self, name: str, pools: np.ndarray, stream: int) -> np.ndarray:
         """Signed log-odds (networks, N) of all images by networks that learnt the labels of `pools`, as many masks."""
         path = self.folder / f"{name}.npy"
         if not path.exists():
-            networks = []
+            networks, labelled = [], TensorDataset(self.pixels, torch.from_numpy(self.labels))
             for number, rows in enumerate(pools):
                 if not {0, 1} <= set(self.labels[rows]):
                     raise ValueError(
                         f"`attribute` '{self.attribute}' leaves one label for the {name}; expected images with both "
                         "labels: lower the thresholds."
                     )
-                subset, seed = self.dataset.select(np.flatnonzero(rows)), stream_seed(self.args.seed, stream + number)
+                subset, seed = (
+                    Subset(labelled, np.flatnonzero(rows).tolist()),
+                    stream_seed(self.args.seed, stream + number),
+                )
                 folder = self.folder / f"{name}-{number}"
-                networks.append(train_scorer(self.accelerator, subset, self.attribute, self.args, folder, seed))
-            result = log_odds(self.accelerator, networks, self.dataset, self.args, f"{name} scores")
+                networks.append(
+                    train_scorer(self.accelerator, subset, self.attribute, self.classes, self.args, folder, seed)
+                )
+            result = log_odds(self.accelerator, networks, self.pixels, self.args.eval_batch_size, f"{name} scores")
             if self.accelerator.is_main_process:
                 temporary = path.with_suffix(".tmp.npy")
                 np.save(temporary, result)

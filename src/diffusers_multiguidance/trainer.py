@@ -28,7 +28,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 from diffusers.optimization import SchedulerType, get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, Subset
 from tqdm.auto import tqdm
 
 from .seeds import stream_seed
@@ -221,8 +221,8 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
 def train(
     accelerator: Accelerator,
     model: Any,
-    dataset: Dataset,
-    compute_loss: Callable[[Any, Batch], dict[str, torch.Tensor]],
+    dataset: Dataset | Subset,
+    compute_loss: Callable[[Any, Any], dict[str, torch.Tensor]],
     args: argparse.Namespace,
     output_dir: Path,
     description: str,
