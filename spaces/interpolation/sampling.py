@@ -40,6 +40,11 @@ KNOWN = {
         0.85,
     ),
     "circles-64": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
+    "circles-xy": (
+        "One white circle. Training showed it in the four corners; what was measured of drawn circles guides it.",
+        (0.2, 0.8),
+        0.85,
+    ),
     "digits": ("Handwritten digits. Training showed the thinnest and the thickest fifth only.", (0.2, 0.8), 0.5),
     "faces": ("Drawn faces. Training showed clear smiles and none, light hair and dark, nothing mild.", None, 0.5),
 }
