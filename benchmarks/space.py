@@ -1,8 +1,6 @@
 """The Space under load: seconds from click to image, many users at once, memory over many generations.
 
-    python benchmarks/space.py --out runs/benchmarks/space.json
-
-Not run to the end yet.
+python benchmarks/space.py --out runs/benchmarks/space.json
 """
 
 from __future__ import annotations
