@@ -65,10 +65,8 @@ class LabelFilter:
                         f"`attribute` '{self.attribute}' leaves one label for the {name}; expected images with both "
                         "labels: lower the thresholds."
                     )
-                subset, seed = (
-                    Subset(labelled, np.flatnonzero(rows).tolist()),
-                    stream_seed(self.args.seed, stream + number),
-                )
+                subset = Subset(labelled, np.flatnonzero(rows).tolist())
+                seed = stream_seed(self.args.seed, stream + number)
                 folder = self.folder / f"{name}-{number}"
                 networks.append(
                     train_scorer(self.accelerator, subset, self.attribute, self.classes, self.args, folder, seed)
