@@ -1,6 +1,8 @@
 """The Space under load: seconds from click to image, many users at once, memory over many generations.
 
-python benchmarks/space.py --out runs/benchmarks/space.json
+    python benchmarks/space.py --out runs/benchmarks/space.json
+
+Writes that JSON file once all generations are done.
 """
 
 from __future__ import annotations
