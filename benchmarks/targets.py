@@ -1,7 +1,8 @@
 """Requested against obtained: how near the target images come, and how evenly "uniform" covers the range.
 
     python benchmarks/targets.py pipelines/circles --attribute position --out runs/benchmarks/targets
-    python benchmarks/targets.py pipelines/digits --attribute thickness --num-images 50 --out runs/benchmarks/thickness
+    python benchmarks/targets.py pipelines/digits-drawn --attribute thickness --num-images 50 --num-uniform 0 \\
+        --evaluator runs/digits/evaluator/evaluator --out runs/benchmarks/thickness
 
 Writes `targets.json`, `targets.png` (obtained strength by target) and `sweep.png` (eight images a target).
 """
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from diffusers_multiguidance.cli import MeasureName, load_pipeline
 from diffusers_multiguidance.evaluation.attributes import load_measure
+from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import summarize
 from diffusers_multiguidance.evaluation.uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform
 from diffusers_multiguidance.files import add_to_folder
@@ -51,13 +52,9 @@ def figures(obtained: np.ndarray) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def nearest(loaded: Any, images: np.ndarray, attribute: str, aim: float, count: int) -> np.ndarray:
-    """Of images (N, H, W, C), the one of every N / count neighbours whose probability is nearest to the target."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    probability = loaded.classifiers(pixels, 0).logits[attribute].softmax(dim=1)[:, 1].numpy()
-    chosen = np.abs(probability - aim).reshape(count, -1).argmin(axis=1)
-    return images.reshape(count, -1, *images.shape[1:])[np.arange(count), chosen]
+def rounded(values: np.ndarray) -> list[float | None]:
+    """For JSON, which knows no NaN."""
+    return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
 
 def save_plot(obtained: np.ndarray, attribute: str, path: Path) -> None:
@@ -76,13 +73,11 @@ def main(
     attribute: Annotated[str, typer.Option()],
     measure: MeasureName = None,
     num_images: Annotated[int, typer.Option(help="For each target.")] = 100,
-    draw: Annotated[
-        int, typer.Option(help="Draw so many for each image, keep the nearest; for classifiers taught strengths.")
-    ] = 1,
     num_uniform: Annotated[int, typer.Option(help="Images for 'uniform'; 0 leaves it out.")] = 1000,
     sampler: Annotated[str, typer.Option()] = "ddpm",
     num_inference_steps: Annotated[int | None, typer.Option()] = None,
     guidance_scale: Annotated[float | None, typer.Option()] = None,
+    evaluator: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
     seed: Annotated[int, typer.Option()] = 1000,
 ) -> None:
     loaded, measured = load_pipeline(pipeline), load_measure(measure or attribute)
@@ -95,12 +90,16 @@ def main(
     batches = []
     for number, aim in enumerate(TARGETS):
         target = {attribute: float(aim)}
-        drawn = generate(loaded, draw * num_images, seed + number, description=f"target {aim}", target=target, **call)
-        batches.append(nearest(loaded, drawn, attribute, float(aim), num_images))
+        batches.append(generate(loaded, num_images, seed + number, description=f"target {aim}", target=target, **call))
     seconds = time.monotonic() - started
     obtained = np.stack([measured(images) for images in batches])
-    results = {"call": call, "num_images": num_images, "draw": draw, **figures(obtained)}
+    results = {"call": call, "num_images": num_images, **figures(obtained)}
     results["seconds_per_image"] = seconds / obtained.size
+    if evaluator is not None:
+        shares = [share_recognized(class_probabilities(evaluator, images)) for images in batches]
+        results["share_recognized"] = float(np.mean(shares))
+        results["share_recognized_by_target"] = dict(zip(map(str, TARGETS), shares, strict=True))
+    results["values"] = [rounded(row) for row in obtained]
     if num_uniform:
         # One batch, so that its targets are stratified over all images.
         images = generate(loaded, num_uniform, seed, num_uniform, "uniform", target={attribute: "uniform"}, **call)
@@ -108,7 +107,7 @@ def main(
         count = int((~np.isnan(values)).sum())
         results["uniform"] = {
             **summarize(values),
-            "values": [None if np.isnan(value) else round(float(value), 4) for value in values],
+            "values": rounded(values),
             f"kld_{BINS}_bins": kld_to_uniform(values, BINS),
             f"kld_floor_{BINS}_bins": kld_floor(count, BINS),
             f"mse_{BINS}_bins": mse_to_uniform(values, BINS),

@@ -304,7 +304,7 @@ def weights_from_target(
     target: Mapping[str, Target] | str,
     guidance_scale: float,
     batch_size: int,
-    calibrations: Mapping[str, tuple[list[float], list[float]]] = MappingProxyType({}),
+    calibrations: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
     """Weights lambda = guidance_scale * set point, which is the target or what a calibration makes of it.
 
@@ -314,7 +314,9 @@ def weights_from_target(
             up to 1; or "uniform", spread evenly over the batch. "uniform" alone means every attribute.
         guidance_scale: L, the total weight per attribute.
         batch_size: number of images B.
-        calibrations: by attribute, measured strengths and the set points that lead there, both ascending.
+        calibrations: by attribute, measured `strengths` and the `set_points` that lead there, both ascending; and
+            where "uniform" has to aim, at evenly spaced shares of the batch, for strengths that are spread evenly, its
+            `even_strengths`.
 
     Returns:
         (B, number of classes) float32 per attribute in `target`.
@@ -349,13 +351,15 @@ def weights_from_target(
                 image = torch.arange(batch_size, dtype=torch.float64)
                 first = spread.index(attribute) == 0
                 position = (image + 0.5) / batch_size if first else (image * (5**0.5 - 1) / 2 + 0.5) % 1
+                aims = calibrations.get(attribute, {}).get("even_strengths", (0.0, 1.0))
+                position = torch.from_numpy(np.interp(position.numpy(), np.linspace(0, 1, len(aims)), aims))
             elif is_number(value, 0, 1):
                 position = torch.full((batch_size,), float(value))
             else:
                 raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
             if attribute in calibrations:
-                strengths, set_points = calibrations[attribute]
-                position = torch.from_numpy(np.interp(position.numpy(), strengths, set_points))
+                curve = calibrations[attribute]
+                position = torch.from_numpy(np.interp(position.numpy(), curve["strengths"], curve["set_points"]))
             shares = torch.stack([1 - position, position], dim=1).float()
         weights[attribute] = guidance_scale * shares
     return weights
@@ -799,8 +803,8 @@ def find_calibrations(
     call: Mapping[str, Any],
     choice: str | None,
     networks: Iterable[torch.nn.Module],
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Strengths and the set points that lead there, both ascending, by attribute.
+) -> dict[str, Mapping[str, Any]]:
+    """By attribute, what was measured with this call; see `weights_from_target`.
 
     Args:
         calibrations: of a pipeline, by attribute.
@@ -835,7 +839,7 @@ def find_calibrations(
                 f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
                 "`multiguidance calibrate` again, or call with calibration=None."
             )
-        found[attribute] = (chosen["strengths"], chosen["set_points"])
+        found[attribute] = chosen
     return found
 
 

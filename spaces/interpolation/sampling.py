@@ -46,6 +46,11 @@ KNOWN = {
         0.85,
     ),
     "digits": ("Handwritten digits. Training showed the thinnest and the thickest fifth only.", (0.2, 0.8), 0.5),
+    "digits-drawn": (
+        "The same, guided by what was measured of drawn digits: nearer to its target.",
+        (0.2, 0.8),
+        0.5,
+    ),
     "faces": ("Drawn faces. Training showed clear smiles and none, light hair and dark, nothing mild.", None, 0.5),
 }
 

@@ -31,8 +31,8 @@ def find_calibrations(
     call: Mapping[str, Any],
     choice: str | None,
     networks: Iterable[torch.nn.Module],
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Strengths and the set points that lead there, both ascending, by attribute.
+) -> dict[str, Mapping[str, Any]]:
+    """By attribute, what was measured with this call; see `weights_from_target`.
 
     Args:
         calibrations: of a pipeline, by attribute.
@@ -67,7 +67,7 @@ def find_calibrations(
                 f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
                 "`multiguidance calibrate` again, or call with calibration=None."
             )
-        found[attribute] = (chosen["strengths"], chosen["set_points"])
+        found[attribute] = chosen
     return found
 
 

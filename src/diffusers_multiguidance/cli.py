@@ -158,7 +158,7 @@ def calibrate(
     ]
     fit = fit_calibration(set_points, np.stack(strengths))
     fingerprint = weights_fingerprint([loaded.unet, *loaded.classifiers.members])
-    points = {name: fit[name] for name in ("set_points", "strengths")}
+    points = {name: fit[name] for name in ("set_points", "strengths", "even_strengths")}
     record = {
         "measure": measure or attribute,
         "measured": fit["measured"],

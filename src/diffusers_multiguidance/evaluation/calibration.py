@@ -1,4 +1,4 @@
-"""From set points and what was measured there to a monotone map, and a picture of both."""
+"""From set points and what was measured there to a monotone map, an even spread, and a picture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.optimize import minimize
+from scipy.stats import beta, spearmanr
 from sklearn.isotonic import IsotonicRegression
+
+BINS = 20
+IMAGES = 500  # that the even spread is worked out for
 
 
 def fit_calibration(set_points: np.ndarray, strengths: np.ndarray) -> dict[str, Any]:
@@ -19,8 +23,9 @@ def fit_calibration(set_points: np.ndarray, strengths: np.ndarray) -> dict[str, 
         strengths: (P, n) measured, NaN where an image can't be.
 
     Returns:
-        The map, `set_points` to `strengths`, both ascending, where the middle of a flat stretch stands for it; and
-        what was `measured` at every set point: mean, standard deviation and share malformed.
+        The map, `set_points` to `strengths`, both ascending, where the middle of a flat stretch stands for it;
+        `even_strengths`, see that function; and what was `measured` at every set point: mean, standard deviation and
+        share malformed.
 
     Raises:
         ValueError: if most images can't be measured, or the strength does not rise with the set point.
@@ -45,6 +50,7 @@ def fit_calibration(set_points: np.ndarray, strengths: np.ndarray) -> dict[str, 
     return {
         "set_points": [round(value, 5) for value in middles],
         "strengths": [round(float(level), 5) for level in levels],
+        "even_strengths": even_strengths(set_points[known], strengths[known], middles, levels),
         "measured": {
             "set_points": [float(value) for value in set_points[known]],
             "mean": [round(float(value), 5) for value in mean],
@@ -52,6 +58,41 @@ def fit_calibration(set_points: np.ndarray, strengths: np.ndarray) -> dict[str, 
             "malformed": [round(float(value), 5) for value in np.isnan(strengths[known]).mean(axis=1)],
         },
     }
+
+
+def even_strengths(
+    set_points: np.ndarray, strengths: np.ndarray, mapped: list[float], levels: np.ndarray
+) -> list[float]:
+    """Where a batch has to aim so that what comes out is spread evenly.
+
+    Images stray from their target, and mostly towards the ends, so evenly spread targets leave the middle sparse.
+    Targets that follow a beta distribution can make up for it; its two parameters are those whose mixture of measured
+    strengths is nearest to uniform.
+
+    Args:
+        set_points: (P,) ascending.
+        strengths: (P, n) measured there, NaN where an image can't be.
+        mapped: set points of the monotone map to `levels`, both ascending.
+        levels: strengths of the map.
+
+    Returns:
+        Targets at the shares 0, 0.05, ... 1 of the batch, ascending.
+    """
+    known = [row[~np.isnan(row)] for row in strengths]
+    shares = np.stack([np.histogram(row, BINS, (0, 1))[0] / len(row) for row in known])
+    batch = (np.arange(IMAGES) + 0.5) / IMAGES
+
+    def unevenness(parameters: np.ndarray) -> float:
+        aims = np.interp(beta.ppf(batch, *np.exp(parameters)), levels, mapped)
+        place = np.interp(aims, set_points, np.arange(len(set_points)))
+        below = np.minimum(place.astype(int), len(set_points) - 2)
+        upper = (place - below)[:, None]
+        mixture = ((1 - upper) * shares[below] + upper * shares[below + 1]).mean(axis=0)
+        filled = mixture[mixture > 0]
+        return float((filled * np.log(BINS * filled)).sum())
+
+    best = minimize(unevenness, np.zeros(2), method="Nelder-Mead", bounds=[(-2.3, 2.3)] * 2)
+    return [round(float(value), 5) for value in beta.ppf(np.linspace(0, 1, 21), *np.exp(best.x))]
 
 
 def save_calibration_plot(fit: dict[str, Any], attribute: str, path: Path) -> None:
