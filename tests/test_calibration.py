@@ -15,6 +15,8 @@ from PIL import Image
 
 from diffusers_multiguidance.calibration import add_calibration, weights_fingerprint
 from diffusers_multiguidance.evaluation.calibration import fit_calibration
+from diffusers_multiguidance.evaluation.uniformity import kld_to_uniform
+from diffusers_multiguidance.guidance import weights_from_target
 from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
@@ -52,6 +54,32 @@ def test_a_plateau_is_entered_in_its_middle():
     fit = fit_calibration(np.linspace(0, 1, 5), np.array([[0.0], [0.5], [0.5], [0.5], [1.0]]))
     assert fit["set_points"] == [0.0, 0.5, 1.0]
     assert fit["strengths"] == [0.0, 0.5, 1.0]
+
+
+def test_images_that_follow_their_target_need_no_other_spread():
+    set_points = np.linspace(0, 1, 21)
+    strengths = set_points[:, None] + np.random.default_rng(0).normal(0, 0.02, (21, 24))
+    even = fit_calibration(set_points, np.clip(strengths, 0, 1))["even_strengths"]
+    np.testing.assert_allclose(even, set_points, atol=0.03)
+
+
+def test_images_that_stray_to_the_ends_come_out_more_even():
+    set_points, rng = np.linspace(0, 1, 21), np.random.default_rng(0)
+
+    def draw_strengths(aims: np.ndarray, count: int) -> np.ndarray:
+        """Two thirds follow their aim, the others end at one end or the other."""
+        shape = (len(aims), count)
+        at_end = np.abs((rng.uniform(size=shape) < aims[:, None]) - rng.uniform(0, 0.2, shape))
+        return np.where(rng.uniform(size=shape) < 0.67, aims[:, None], at_end)
+
+    fit = fit_calibration(set_points, draw_strengths(set_points, 24))
+    attributes = {"Smiling": ["no", "yes"]}
+    spread = {}
+    for name, calibration in (("flat", {**fit, "even_strengths": (0, 1)}), ("even", fit)):
+        weights = weights_from_target(attributes, "uniform", 1.0, 1000, {"Smiling": calibration})["Smiling"]
+        spread[name] = kld_to_uniform(draw_strengths(weights[:, 1].numpy(), 1).flatten(), 20)
+    assert fit["even_strengths"] == sorted(fit["even_strengths"])
+    assert spread["even"] < 0.6 * spread["flat"]
 
 
 def test_what_does_not_rise_or_cannot_be_measured_is_refused():
