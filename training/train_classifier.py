@@ -60,6 +60,9 @@ def create_parser() -> argparse.ArgumentParser:
         default=False,
         help="Learn factor_<attribute> as the probability of the second class; for what generate.py writes.",
     )
+    parser.add_argument(
+        "--teacher", type=Path, help="Pipeline folder with a set of classifiers whose log-odds one network learns."
+    )
     parser.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 256, 384, 512])
     parser.add_argument("--attention_resolutions", type=int, nargs="*", default=[32, 16, 8])
     parser.add_argument("--layers_per_block", type=int, default=2)
@@ -87,6 +90,10 @@ def main(args: argparse.Namespace) -> None:
     if not 0 <= args.guidance_scale < math.inf:
         raise ValueError(f"`--guidance_scale` is {args.guidance_scale}; expected a number of at least 0.")
     check_guidance_interval(args.guidance_interval)
+    if args.teacher is not None and (args.soft_labels or args.label_smoothing):
+        raise ValueError(
+            "`--teacher` is given with `--soft_labels` or `--label_smoothing`; expected one way to teach."
+        )
     if args.resume_from_checkpoint not in (None, "latest"):
         raise ValueError(f"`--resume_from_checkpoint` is {args.resume_from_checkpoint!r}; expected 'latest'.")
     done = sorted(args.output_dir.glob("member-*"))
@@ -122,18 +129,34 @@ def main(args: argparse.Namespace) -> None:
                 )
 
     accelerator = create_accelerator(args)
+    teacher = None
+    if args.teacher is not None:
+        teacher = MultiGuidanceDDPMPipeline.from_pretrained(args.teacher).classifiers
+        known = {} if teacher is None else {name: list(classes) for name, classes in teacher.attributes.items()}
+        if any(known.get(name) != classes for name, classes in attributes.items()):
+            raise ValueError(f"`--teacher` {args.teacher} knows {known}; expected {attributes} among that.")
+        teacher.to(accelerator.device)
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
         images = batch["image"]
         index = torch.randint(len(diffusion), (len(images),))
         x_t = diffusion.add_noise(images, torch.randn_like(images), index)
-        logits = model(x_t, diffusion.timesteps[index].to(images.device)).logits
+        timesteps = diffusion.timesteps[index].to(images.device)
+        logits = model(x_t, timesteps).logits
+        if teacher is not None:
+            with torch.no_grad():
+                taught = teacher(x_t, timesteps).logits
         logs = {"loss": torch.zeros((), device=images.device)}
         for name, column in columns.items():
             values, output = batch[column], logits[name].float()
             # Cross-entropy with z as the second class's probability is least where p is the mean of z given x_t.
             target = torch.stack([1 - values, values], dim=1).float() if args.soft_labels else values
-            logs["loss"] = logs["loss"] + F.cross_entropy(output, target, label_smoothing=args.label_smoothing)
+            if teacher is None:
+                loss = F.cross_entropy(output, target, label_smoothing=args.label_smoothing)
+            else:
+                # Logits, not probabilities: guidance follows their slope where the teacher is sure, too.
+                loss = F.smooth_l1_loss(output.log_softmax(dim=1), taught[name].log_softmax(dim=1))
+            logs["loss"] = logs["loss"] + loss
             label = (values > 0.5).long() if args.soft_labels else values
             logs[f"accuracy_{name}"] = (output.argmax(dim=1) == label).float().mean()
         return logs

@@ -1,14 +1,16 @@
-"""Classifiers that learn the measured strength of drawn images: generate.py, `train_classifier.py --soft_labels`."""
+"""Classifiers that learn more than a label: measured strengths of drawn images, or what a set of others says."""
 
 import json
 import runpy
 
 import numpy as np
 import pytest
+import torch
 from datasets import load_from_disk
 from launch import ROOT, launch
 from PIL import Image
 
+from diffusers_multiguidance.cli import load_pipeline
 from diffusers_multiguidance.data.circles import circles
 from diffusers_multiguidance.data.extremes import evenly_spread, select_by_factor
 
@@ -62,11 +64,13 @@ def test_drawn_images_fill_the_range_with_what_was_measured(drawn):
 
 SMALL = ["--resolution", 32, "--train_batch_size", 4, "--max_train_steps", 2, "--block_out_channels", 8, 8]
 SMALL += ["--norm_num_groups", 4, "--attention_head_dim", 8, "--layers_per_block", 1, "--attention_resolutions"]
-SMALL += ["--pipeline", CIRCLES, "--attributes", "position", "--soft_labels"]
+SMALL += ["--pipeline", CIRCLES, "--attributes", "position"]
 
 
 def test_a_classifier_learns_soft_labels(drawn, tmp_path):
-    result = launch("train_classifier.py", *SMALL, "--train_data_dir", drawn, "--output_dir", tmp_path / "out")
+    result = launch(
+        "train_classifier.py", *SMALL, "--soft_labels", "--train_data_dir", drawn, "--output_dir", tmp_path / "out"
+    )
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "member-0" / "training.json").read_text())
     assert record["flags"]["soft_labels"] is True
@@ -76,7 +80,8 @@ def test_a_classifier_learns_soft_labels(drawn, tmp_path):
 def test_soft_labels_need_a_strength(drawn, tmp_path):
     load_from_disk(drawn).remove_columns("factor_position").save_to_disk(tmp_path / "bare")
     result = launch(
-        "train_classifier.py", *SMALL, "--train_data_dir", tmp_path / "bare", "--output_dir", tmp_path / "out"
+        "train_classifier.py",
+        *(*SMALL, "--soft_labels", "--train_data_dir", tmp_path / "bare", "--output_dir", tmp_path / "out"),
     )
     assert result.returncode != 0
     assert "`--soft_labels` finds no strength of 'position'" in result.stderr
@@ -101,3 +106,27 @@ def test_wrong_flags_end_in_one_sentence(extremes, tmp_path, monkeypatch, capsys
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+def test_one_network_learns_what_a_set_says(extremes, tmp_path):
+    flags = [*SMALL, "--teacher", CIRCLES, "--train_data_dir", extremes, "--output_dir", tmp_path / "out"]
+    flags += ["--max_train_steps", 60, "--train_batch_size", 16, "--learning_rate", 3e-3, "--lr_warmup_steps", 5]
+    result = launch("train_classifier.py", *flags)
+    assert result.returncode == 0, result.stderr
+    pupil, teacher = (load_pipeline(path).classifiers for path in (tmp_path / "out" / "pipeline", CIRCLES))
+    x_0 = torch.from_numpy(np.stack([np.asarray(image) for image in load_from_disk(extremes)["image"]]))
+    x_0 = x_0[:, None].float() / 127.5 - 1
+    taught, learnt = (one(x_0, 0).logits["position"].log_softmax(dim=1) for one in (teacher, pupil))
+    odds = torch.stack([values[:, 1] - values[:, 0] for values in (taught, learnt)])
+    assert float(torch.corrcoef(odds)[0, 1]) > 0.8
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [(["--soft_labels"], "expected one way to teach"), (["--teacher", ROOT / "pipelines" / "digits"], "knows")],
+)
+def test_a_teacher_must_fit(flags, message, extremes, tmp_path):
+    start = [*SMALL, "--teacher", CIRCLES, "--train_data_dir", extremes, "--output_dir", tmp_path / "out"]
+    result = launch("train_classifier.py", *start, *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
