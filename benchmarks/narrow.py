@@ -2,7 +2,7 @@
 
     python benchmarks/narrow.py pipelines/circles-drawn --attribute position --out runs/benchmarks/narrow
 
-Each way costs two or four times as many calls of the networks as its base, ancestral steps. Nothing is calibrated:
+Each way costs two or four times what its base does, ancestral steps. Nothing is calibrated:
 targets are set points. Writes `narrow.json`.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from diffusers_multiguidance.guidance import guidance_gradient, is_guided, weigh
 from targets import TARGETS, figures
 
 Callback = Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+RESAMPLED_EVERY = 5  # steps
 SHOWN = ("share_near", "share_malformed", "mean_absolute_error", "seconds_per_image")
 
 
@@ -69,13 +71,12 @@ def particles(
     interval: tuple[float, float],
     noise: torch.Generator,
     group: int,
-    every: int = 5,
 ) -> Callback:
     """Every few guided steps, each of `group` neighbours is replaced by one of them, drawn by exp(objective)."""
 
     def resample(pipe: Any, step: int, timestep: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         x_t, index = tensors["sample"], len(diffusion) - 2 - step
-        if index < 0 or step % every or not is_guided(step, len(diffusion), interval):
+        if index < 0 or step % RESAMPLED_EVERY or not is_guided(step, len(diffusion), interval):
             return {}
         weights = weights_from_target(pipe.attributes, batch_size=len(x_t), **guide)
         logits = pipe.classifiers(x_t, diffusion.timesteps[index]).logits
@@ -94,12 +95,11 @@ def main(
     measure: MeasureName = None,
     num_images: Annotated[int, typer.Option(help="For each of nine targets.")] = 20,
     num_inference_steps: Annotated[int, typer.Option(help="Of the base.")] = 25,
-    guidance_scale: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int, typer.Option()] = 3000,
 ) -> None:
     loaded, measured = load_pipeline(pipeline), load_measure(measure or attribute)
     interval = tuple(loaded.config["default_guidance_interval"])
-    scale = loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
+    scale = loaded.config["default_guidance_scale"]
     base = num_inference_steps
     # Name: steps, images drawn for each that is kept, what happens between the steps.
     ways: dict[str, tuple[int, int, Callable[..., Callback] | None]] = {
@@ -107,11 +107,11 @@ def main(
         f"{2 * base} steps": (2 * base, 1, None),
         "best of 2": (base, 2, None),
         "Langevin corrector": (base, 1, langevin),
-        "2 particles": (base, 2, particles),
+        "2 particles": (base, 2, partial(particles, group=2)),
         f"{4 * base} steps": (4 * base, 1, None),
         f"{2 * base} steps, best of 2": (2 * base, 2, None),
         "best of 4": (base, 4, None),
-        "4 particles": (base, 4, particles),
+        "4 particles": (base, 4, partial(particles, group=4)),
     }
     loaded.set_progress_bar_config(disable=True)
     results: dict[str, Any] = {}
@@ -125,9 +125,8 @@ def main(
             call: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale, "calibration": None}
             if between is not None:
                 guide = {"target": target, "guidance_scale": scale}
-                more = {"group": draw} if between is particles else {}
                 noise = torch.Generator().manual_seed(seed + number)
-                call["callback_on_step_end"] = between(diffusion, guide, interval, noise, **more)
+                call["callback_on_step_end"] = between(diffusion, guide, interval, noise)
             generators = image_generators(seed + number, 0, draw * num_images)
             drawn = loaded(draw * num_images, generator=generators, target=target, output_type="np", **call).images
             batches.append(nearest(loaded, (drawn * 255).round().astype(np.uint8), attribute, float(aim), num_images))

@@ -2,7 +2,7 @@
 
     python benchmarks/targets.py pipelines/circles --attribute position --out runs/benchmarks/targets
     python benchmarks/targets.py pipelines/digits-drawn --attribute thickness --num-images 50 --num-uniform 0 \\
-        --evaluator runs/digits/evaluator/evaluator --out runs/benchmarks/thickness
+        --evaluator runs/digits/evaluator/evaluator --out runs/benchmarks/thickness-drawn
 
 Writes `targets.json`, `targets.png` (obtained strength by target) and `sweep.png` (eight images a target).
 """

@@ -315,8 +315,8 @@ def weights_from_target(
         guidance_scale: L, the total weight per attribute.
         batch_size: number of images B.
         calibrations: by attribute, measured `strengths` and the `set_points` that lead there, both ascending; and
-            where "uniform" has to aim, at evenly spaced shares of the batch, for strengths that are spread evenly, its
-            `even_strengths`.
+            perhaps `even_strengths`, where "uniform" has to aim, at evenly spaced shares of the batch, for what comes
+            out to be spread evenly.
 
     Returns:
         (B, number of classes) float32 per attribute in `target`.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import minimize
-from scipy.stats import beta, spearmanr
+from scipy.stats import beta, entropy, spearmanr
 from sklearn.isotonic import IsotonicRegression
 
 BINS = 20
@@ -88,8 +88,7 @@ def even_strengths(
         below = np.minimum(place.astype(int), len(set_points) - 2)
         upper = (place - below)[:, None]
         mixture = ((1 - upper) * shares[below] + upper * shares[below + 1]).mean(axis=0)
-        filled = mixture[mixture > 0]
-        return float((filled * np.log(BINS * filled)).sum())
+        return float(entropy(mixture, np.full(BINS, 1 / BINS)))
 
     best = minimize(unevenness, np.zeros(2), method="Nelder-Mead", bounds=[(-2.3, 2.3)] * 2)
     return [round(float(value), 5) for value in beta.ppf(np.linspace(0, 1, 21), *np.exp(best.x))]
