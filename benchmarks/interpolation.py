@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from diffusers_multiguidance.cli import MeasureName, load_pipeline
+from diffusers_multiguidance.cli import MeasureName, SamplerName, load_pipeline
 from diffusers_multiguidance.evaluation.attributes import load_measure
 from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import save_histogram, write_report
@@ -34,7 +34,7 @@ def main(
     num_images: Annotated[int, typer.Option()] = 1000,
     num_classifiers: Annotated[int, typer.Option(help="How many single members to measure.")] = 5,
     target: Annotated[float, typer.Option()] = 0.5,
-    sampler: Annotated[str, typer.Option()] = "ddpm",
+    sampler: SamplerName = None,
     evaluator: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
-from diffusers_multiguidance.cli import load_pipeline
+from diffusers_multiguidance.cli import SamplerName, load_pipeline
 from diffusers_multiguidance.evaluation.attributes import load_measure
 from diffusers_multiguidance.files import add_to_folder
 from diffusers_multiguidance.generate import generate
@@ -62,7 +62,7 @@ def main(
     measures: Annotated[tuple[str, str] | None, typer.Option(help="The attributes' names unless given.")] = None,
     corner: Annotated[str | None, typer.Option(help="The attribute of a four-class classifier.")] = None,
     num_images: Annotated[int, typer.Option()] = 2000,
-    sampler: Annotated[str, typer.Option()] = "ddpm",
+    sampler: SamplerName = None,
     num_inference_steps: Annotated[int | None, typer.Option()] = None,
     guidance_scale: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int, typer.Option()] = 3000,

@@ -19,7 +19,7 @@ import typer
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from diffusers_multiguidance.cli import MeasureName, load_pipeline
+from diffusers_multiguidance.cli import MeasureName, SamplerName, load_pipeline
 from diffusers_multiguidance.evaluation.attributes import load_measure
 from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import summarize
@@ -74,7 +74,7 @@ def main(
     measure: MeasureName = None,
     num_images: Annotated[int, typer.Option(help="For each target.")] = 100,
     num_uniform: Annotated[int, typer.Option(help="Images for 'uniform'; 0 leaves it out.")] = 1000,
-    sampler: Annotated[str, typer.Option()] = "ddpm",
+    sampler: SamplerName = None,
     num_inference_steps: Annotated[int | None, typer.Option()] = None,
     guidance_scale: Annotated[float | None, typer.Option()] = None,
     evaluator: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,

@@ -85,6 +85,9 @@ def test_first_order_solver_is_ddim(pipeline, target):
     ddim = pipeline(3, sampler="ddim", generator=generators(3), **call).images
     solver = pipeline(3, sampler="dpmsolver++", generator=generators(3), **call).images
     np.testing.assert_allclose(solver, ddim, rtol=0, atol=2e-5)
+    noisy = pipeline(3, sampler="ddim", eta=1.0, generator=generators(3), **call).images
+    solver = pipeline(3, sampler="sde-dpmsolver++", generator=generators(3), **call).images
+    np.testing.assert_allclose(solver, noisy, rtol=0, atol=2e-5)
 
 
 def test_second_order_solver_needs_fewer_steps(pipeline):
@@ -94,6 +97,13 @@ def test_second_order_solver_needs_fewer_steps(pipeline):
 
     exact = draw("ddim", 100)
     assert np.abs(draw("dpmsolver++", 10) - exact).mean() < np.abs(draw("ddim", 10) - exact).mean()
+
+
+def test_the_default_sampler_is_the_pipelines(pipeline):
+    stochastic = pipeline(2, sampler="sde-dpmsolver++", generator=generators(2), output_type="np").images
+    assert np.abs(pipeline(2, generator=generators(2), output_type="np").images - stochastic).max() > 1e-3
+    pipeline.register_to_config(default_sampler="sde-dpmsolver++")
+    np.testing.assert_array_equal(pipeline(2, generator=generators(2), output_type="np").images, stochastic)
 
 
 def test_output_types_and_defaults(pipeline):

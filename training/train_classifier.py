@@ -28,6 +28,7 @@ from diffusers_multiguidance.hub.card import write_pipeline_card
 from diffusers_multiguidance.hub.publish import find_token, publish
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
 from diffusers_multiguidance.recipe import run_script
 from diffusers_multiguidance.trainer import (
     Batch,
@@ -70,6 +71,8 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--attention_head_dim", type=int, default=64)
     parser.add_argument("--guidance_scale", type=float, default=60.0, help="Default of the finished pipeline.")
     parser.add_argument("--guidance_interval", type=float, nargs=2, default=[0.0, 1.0], help="Default, likewise.")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="Default, likewise.")
+    parser.add_argument("--ddpm_num_inference_steps", type=int, help="Default, likewise; the denoiser's unless given.")
     return parser
 
 
@@ -202,9 +205,10 @@ def main(args: argparse.Namespace) -> None:
             unguided.unet,
             NoisyClassifierSet.from_members([*others, *members]),
             unguided.scheduler,
-            unguided.config["default_num_inference_steps"],
+            args.ddpm_num_inference_steps or unguided.config["default_num_inference_steps"],
             args.guidance_scale,
             tuple(args.guidance_interval),
+            args.sampler,
         )
         with replace_folder(args.output_dir / "pipeline") as folder:
             pipeline.save_pretrained(folder)

@@ -707,7 +707,10 @@ class GaussianDiffusion:
         # the rounding of these roots shows, and the golden numbers hold it.
         alpha_bar_prev = self._at(self.alphas_cumprod_prev, index, x_t)
         sigma = eta * self._at(self.posterior_variance.sqrt(), index, x_t)
-        x_prev = alpha_bar_prev.sqrt() * moments.pred_x0 + (1 - alpha_bar_prev - sigma**2).sqrt() * epsilon
+        # With `eta` 1 the difference is 0 at the first step, or by rounding a little less.
+        x_prev = (
+            alpha_bar_prev.sqrt() * moments.pred_x0 + (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt() * epsilon
+        )
         if eta == 0:
             return x_prev
         if noise is None:
@@ -872,6 +875,7 @@ COMPONENT_CLASSES = {
 }
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 SHARED_ARGUMENTS = (*HUB_ARGUMENTS, "dtype", "torch_dtype", "variant", "low_cpu_mem_usage")
+SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++")
 
 
 @dataclass
@@ -892,6 +896,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: what the call's `num_inference_steps=None` means.
         default_guidance_scale: what the call's `guidance_scale=None` means.
         default_guidance_interval: what the call's `guidance_interval=None` means.
+        default_sampler: what the call's `sampler=None` means.
         calibrations: what `multiguidance calibrate` found, by attribute; see `find_calibrations`.
     """
 
@@ -906,6 +911,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         default_num_inference_steps: int = 250,
         default_guidance_scale: float = 60.0,
         default_guidance_interval: Sequence = (0.0, 1.0),  # bare, or diffusers complains of it at every load
+        default_sampler: str = "ddpm",
         calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
@@ -920,6 +926,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_interval=default_guidance_interval,
+            default_sampler=default_sampler,
             calibrations=calibrations or {},
         )
 
@@ -937,7 +944,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
         guidance_interval: tuple[float, float] | None = None,
         num_inference_steps: int | None = None,
-        sampler: str = "ddpm",
+        sampler: str | None = None,
         eta: float = 0.0,
         calibration: str | None = "same",
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -958,8 +965,10 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes
                 the pipeline's default.
             num_inference_steps: evenly respaced steps S, at most the T of training. None takes the pipeline's default.
-            sampler: "ddpm", ancestral, the mean shifted by variance * gradient; "ddim" or "dpmsolver++" (second order,
-                multistep; Lu et al. 2022), the score shifted. The same scale is not the same strength under each.
+            sampler: "ddpm", ancestral, the mean shifted by variance * gradient; "ddim"; or, of second order and
+                multistep (Lu et al. 2022), "dpmsolver++" and, with the ancestral sampler's noise, "sde-dpmsolver++":
+                these shift the score. The same scale is not the same strength under each. None takes the pipeline's
+                default.
             eta: noise of "ddim", from 0 (deterministic) to 1.
             calibration: "same", the one measured with this sampler, number of steps, guidance scale and interval;
                 "nearest", else of this sampler that with the nearest number of steps; None, no calibration.
@@ -977,11 +986,12 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         num_inference_steps = self._default(num_inference_steps, "default_num_inference_steps")
         guidance_scale = self._default(guidance_scale, "default_guidance_scale")
         guidance_interval = self._default(guidance_interval, "default_guidance_interval")
+        sampler = self._default(sampler, "default_sampler")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
         self._check_call(batch_size, generator, guidance_scale, output_type, callback_on_step_end)
-        if sampler not in ("ddpm", "ddim", "dpmsolver++"):
-            raise ValueError(f"`sampler` is {sampler!r}; expected 'ddpm', 'ddim' or 'dpmsolver++'.")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"`sampler` is {sampler!r}; expected one of {list(SAMPLERS)}.")
         if not is_number(eta, 0, 1 if sampler == "ddim" else 0):
             raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for the others.")
         if calibration not in ("same", "nearest", None):
@@ -1015,10 +1025,10 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         sample = randn_tensor(shape, generator=generator, device=device)
 
         solver = None
-        if sampler == "dpmsolver++":
+        if sampler in ("dpmsolver++", "sde-dpmsolver++"):
             # For its model's output it is given the predicted image, guided and clipped here.
             betas = noise_schedule(self.scheduler.config)
-            solver = DPMSolverMultistepScheduler(trained_betas=betas, prediction_type="sample")
+            solver = DPMSolverMultistepScheduler(trained_betas=betas, prediction_type="sample", algorithm_type=sampler)
             solver.set_timesteps(timesteps=diffusion.timesteps.flip(0).tolist(), device=device)
 
         # Arithmetic stays in float32 whatever the networks' precision: the steps are differences of near equals.
@@ -1030,7 +1040,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             if weights and is_guided(step, num_inference_steps, guidance_interval):
                 x_t = sample.to(self.classifiers.dtype)
                 grad = guidance_gradient(self.classifiers, x_t, timestep, weights).float()
-            needs_noise = index > 0 and (sampler == "ddpm" or eta > 0)
+            needs_noise = index > 0 and (sampler in ("ddpm", "sde-dpmsolver++") or eta > 0)
             noise = (
                 randn_tensor(shape, generator=generator, device=device) if needs_noise else torch.zeros_like(sample)
             )
@@ -1043,7 +1053,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 if grad is not None:
                     moments = diffusion.guide_score(moments, sample, grad, index)
                 pred_x0 = moments.pred_x0.clamp(-1, 1) if clip else moments.pred_x0
-                sample = solver.step(pred_x0, timestep, sample).prev_sample
+                sample = solver.step(pred_x0, timestep, sample, variance_noise=noise).prev_sample
             else:
                 # An ancestral model's second half, the variance, has no place in DDIM.
                 sample = diffusion.ddim_step(model_output, sample, index, eta, grad, noise, clip)

@@ -29,6 +29,10 @@ MeasureName = Annotated[
         help="position or height (circles), thickness (digits), or an evaluator's folder; the attribute unless given.",
     ),
 ]
+SamplerName = Annotated[
+    str | None,
+    typer.Option(help="ddpm, ddim, dpmsolver++ or sde-dpmsolver++; the pipeline's default unless given."),
+]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
 
@@ -69,7 +73,7 @@ def demo(out: OutFolder = Path("demo")) -> None:
 @app.command()
 def sample(
     pipeline: Annotated[str, typer.Argument(help="A pipeline folder, or its id on the Hub.")],
-    out: OutFolder,
+    out: OutFolder = Path("samples"),
     num_images: Annotated[int, typer.Option()] = 16,
     num_inference_steps: Annotated[int | None, typer.Option(help="The pipeline's default unless given.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
@@ -77,7 +81,7 @@ def sample(
         list[str] | None, typer.Option(metavar="ATTRIBUTE=VALUE", help="0 to 1, or 'uniform'; repeatable.")
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="The pipeline's default unless given.")] = None,
-    sampler: Annotated[str, typer.Option(help="ddpm, ddim or dpmsolver++.")] = "ddpm",
+    sampler: SamplerName = None,
 ) -> None:
     """Draw images; without --target the plain, unguided ones."""
     from .generate import generate
@@ -102,6 +106,7 @@ def sample(
             "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
             "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
             "guidance_interval": loaded.config["default_guidance_interval"],
+            "sampler": sampler or loaded.config["default_sampler"],
             "seconds": round(seconds, 2),
             "versions": {name: version(name) for name in ("diffusers-multiguidance", "diffusers", "torch", "numpy")},
         }
@@ -116,7 +121,7 @@ def calibrate(
     pipeline: Annotated[Path, typer.Argument(help="A pipeline folder; the calibration is added to it.")],
     attribute: Annotated[str, typer.Option()],
     measure: MeasureName = None,
-    sampler: Annotated[str, typer.Option(help="ddpm, ddim or dpmsolver++.")] = "ddpm",
+    sampler: SamplerName = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="The pipeline's default unless given.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="The pipeline's default unless given.")] = None,
     num_set_points: Annotated[int, typer.Option(help="Spread evenly over [0, 1].")] = 21,
@@ -136,7 +141,7 @@ def calibrate(
     measured = load_measure(measure or attribute)
     loaded = load_pipeline(pipeline)
     call: dict[str, Any] = {
-        "sampler": sampler,
+        "sampler": sampler or loaded.config["default_sampler"],
         "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
         "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
         "guidance_interval": list(loaded.config["default_guidance_interval"]),

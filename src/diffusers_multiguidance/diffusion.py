@@ -275,7 +275,10 @@ class GaussianDiffusion:
         # the rounding of these roots shows, and the golden numbers hold it.
         alpha_bar_prev = self._at(self.alphas_cumprod_prev, index, x_t)
         sigma = eta * self._at(self.posterior_variance.sqrt(), index, x_t)
-        x_prev = alpha_bar_prev.sqrt() * moments.pred_x0 + (1 - alpha_bar_prev - sigma**2).sqrt() * epsilon
+        # With `eta` 1 the difference is 0 at the first step, or by rounding a little less.
+        x_prev = (
+            alpha_bar_prev.sqrt() * moments.pred_x0 + (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt() * epsilon
+        )
         if eta == 0:
             return x_prev
         if noise is None:
