@@ -9,10 +9,12 @@ import torch
 from datasets import load_from_disk
 from launch import ROOT, launch
 from PIL import Image
+from scipy.stats import spearmanr
 
 from diffusers_multiguidance.cli import load_pipeline
-from diffusers_multiguidance.data.circles import circles
+from diffusers_multiguidance.data.circles import circles, draw_circle, position
 from diffusers_multiguidance.data.extremes import evenly_spread, select_by_factor
+from diffusers_multiguidance.evaluation.geodesic import geodesic_strengths
 
 CIRCLES = ROOT / "pipelines" / "circles"
 
@@ -60,6 +62,44 @@ def test_drawn_images_fill_the_range_with_what_was_measured(drawn):
     for name in ("grid.png", "histogram_position.png"):
         with Image.open(drawn / name) as picture:
             assert picture.width > 100
+
+
+def test_neighbours_tell_where_a_circle_lies():
+    centres = [(x, y) for x in range(2, 30) for y in range(2, 30)]
+    images = np.stack([draw_circle(x, y, 32) for x, y in centres])[..., None]
+    z = position(np.array(centres)[:, 0], 32)
+    labels = np.where(z <= 0.2, 0, np.where(z >= 0.8, 1, -1))
+    strengths = geodesic_strengths(images, labels)
+    assert strengths.min() == 0
+    assert strengths.max() == 1
+    assert spearmanr(strengths, z).statistic > 0.99
+    assert strengths[np.abs(z - 0.5) < 0.02] == pytest.approx(0.5, abs=0.05)
+
+
+def test_images_far_from_both_ends_are_unknown_and_an_end_without_images_is_refused():
+    squares = np.zeros((25, 16, 16, 1), np.uint8)
+    squares[:, 4:12, 4:12] = np.arange(25)[:, None, None, None] * 10
+    far = np.full((22, 16, 16, 1), 255, np.uint8)
+    far[:, 0, 0, 0] = np.arange(22)
+    labels = np.r_[0, [-1] * 23, 1, [-1] * 22]
+    strengths = geodesic_strengths(np.concatenate([squares, far]), labels)
+    assert (np.diff(strengths[:25]) > 0).all()
+    assert np.isnan(strengths[25:]).all()
+    with pytest.raises(ValueError, match="`labels` has the values"):
+        geodesic_strengths(squares, np.zeros(25, int))
+    with pytest.raises(ValueError, match="`images` has 20 images"):
+        geodesic_strengths(squares[:20], np.r_[0, [-1] * 18, 1])
+
+
+def test_drawn_images_get_strengths_without_a_measure(extremes, tmp_path):
+    folder = tmp_path / "data"
+    flags = ["--pipeline", CIRCLES, "--attributes", "position", "--measures", "geodesic", "--extremes", extremes]
+    result = launch("generate.py", *flags, "--num_images", 60, "--output_dir", folder)
+    assert result.returncode == 0, result.stderr
+    dataset = load_from_disk(folder)
+    columns = [np.nonzero(np.array(image) > 127)[1].mean() for image in dataset["image"]]
+    assert spearmanr(dataset["factor_position"], columns).statistic > 0.7
+    assert dataset["position"] == [int(strength > 0.5) for strength in dataset["factor_position"]]
 
 
 SMALL = ["--resolution", 32, "--train_batch_size", 4, "--max_train_steps", 2, "--block_out_channels", 8, 8]
