@@ -26,6 +26,7 @@ from diffusers_multiguidance.generate import generate
 from diffusers_multiguidance.images import image_grid, to_pil
 
 CELLS = 10
+BATCH = 200
 
 
 def draw_by_corner(loaded: Any, attribute: str, num_images: int, seed: int, call: dict[str, Any]) -> np.ndarray:
@@ -77,9 +78,9 @@ def main(
     if corner:
         images = draw_by_corner(loaded, corner, num_images, seed, call)
     else:
-        # One batch, so that its targets are stratified over all images.
+        # Every batch is spread over the whole square by itself.
         target = dict.fromkeys(attributes, "uniform")
-        images = generate(loaded, num_images, seed, num_images, "uniform", target=target, **call)
+        images = generate(loaded, num_images, seed, BATCH, "uniform", target=target, **call)
     seconds = time.monotonic() - started
     values = np.stack([measure(images) for measure in measured])
     known = ~np.isnan(values).any(axis=0)

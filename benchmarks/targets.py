@@ -30,7 +30,6 @@ from diffusers_multiguidance.images import image_grid, to_pil
 
 TARGETS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 NEAR = 0.05
-BINS = 20
 
 
 def figures(obtained: np.ndarray) -> dict[str, Any]:
@@ -77,6 +76,7 @@ def main(
     sampler: SamplerName = None,
     num_inference_steps: Annotated[int | None, typer.Option()] = None,
     guidance_scale: Annotated[float | None, typer.Option()] = None,
+    bins: Annotated[int, typer.Option(help="Of the KLD and MSE of 'uniform'.")] = 20,
     evaluator: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
     seed: Annotated[int, typer.Option()] = 1000,
 ) -> None:
@@ -108,10 +108,10 @@ def main(
         results["uniform"] = {
             **summarize(values),
             "values": rounded(values),
-            f"kld_{BINS}_bins": kld_to_uniform(values, BINS),
-            f"kld_floor_{BINS}_bins": kld_floor(count, BINS),
-            f"mse_{BINS}_bins": mse_to_uniform(values, BINS),
-            f"mse_floor_{BINS}_bins": mse_floor(count, BINS),
+            f"kld_{bins}_bins": kld_to_uniform(values, bins),
+            f"kld_floor_{bins}_bins": kld_floor(count, bins),
+            f"mse_{bins}_bins": mse_to_uniform(values, bins),
+            f"mse_floor_{bins}_bins": mse_floor(count, bins),
         }
     print(json.dumps(results, indent=2))
     with add_to_folder(out) as folder:

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_classifier
 from launch import ROOT
 
@@ -65,10 +66,21 @@ def test_narrow(tmp_path):
 
 
 def test_steps(tmp_path):
-    script("steps").main(CIRCLES, tmp_path, "position", row=["ddpm:10", "dpmsolver++:8"], num_images=8)
+    names = ["ddpm:10", "dpmsolver++:8", "sde-dpmsolver++:8:60", "sde-dpmsolver++:8:60:3"]
+    script("steps").main(CIRCLES, tmp_path, "position", row=names, num_images=8)
     rows = json.loads((tmp_path / "steps.json").read_text())
-    assert [(row["sampler"], row["num_inference_steps"]) for row in rows] == [("ddpm", 10), ("dpmsolver++", 8)]
+    assert [row["row"] for row in rows] == names
+    assert [(row["sampler"], row["num_inference_steps"]) for row in rows[:2]] == [("ddpm", 10), ("dpmsolver++", 8)]
+    assert rows[2]["guidance_scale"] == rows[3]["guidance_scale"] == 60
     assert not any(row["calibrated"] for row in rows)
+
+
+def test_classifiers_asked_at_every_third_step_answer_for_all_of_a_batch(monkeypatch):
+    steps, asked = script("steps"), []
+    monkeypatch.setattr(steps, "guidance_gradient", lambda *call: asked.append(call) or len(asked))
+    gradient, first, second = steps.every_nth(3), {}, {}
+    assert [gradient(None, None, None, first) for _ in range(5)] == [1, 1, 1, 2, 2]
+    assert gradient(None, None, None, second) == 3, "another batch begins anew"
 
 
 def test_response_of_a_trained_classifier_rises_from_end_to_end(tmp_path):
@@ -82,6 +94,35 @@ def test_response_of_a_trained_classifier_rises_from_end_to_end(tmp_path):
     for level in levels.values():
         answers = list(level["log_odds"].values())
         assert answers[0] < -1 < 1 < answers[-1]
+
+
+def test_ways_to_train_classifiers(tmp_path, monkeypatch):
+    classifiers = script("classifiers")
+    monkeypatch.setattr(classifiers, "WARMUP", 1)
+    monkeypatch.setattr(sys.modules["response"], "DRAWS", 1)
+    monkeypatch.setattr(sys.modules["response"], "NOISE_LEVELS", (0.0, 0.5))
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    circles.register_to_config(default_num_inference_steps=8)
+    circles.save_pretrained(tmp_path / "pipeline")
+    classifiers.main(tmp_path / "pipeline", tmp_path, num_classifiers=2, steps=3, num_images=2, num_by_target=1)
+    results = json.loads((tmp_path / "classifiers.json").read_text())
+    assert len(results) == 10
+    assert all(len(row["rises"]) == 2 for row in results.values())
+    # They differ, though all were trained from the same seeds.
+    assert len({json.dumps(row["mean_by_target"]) for row in results.values()}) > len(results) / 2
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(tmp_path / "distilled")
+    assert len(loaded.classifiers.members) == 1
+    for name in ("response.png", "heatmap.png"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_bounded_layers_have_the_norm_they_were_given():
+    classifier = tiny_classifier(0)
+    script("classifiers").bound_layers(classifier, 2.0)
+    for _ in range(30):  # of power iteration
+        classifier.train()(torch.zeros(2, 1, 8, 8), 5)
+    weight = classifier.eval().conv_in.weight.detach()
+    assert torch.linalg.matrix_norm(weight.flatten(1), 2) == pytest.approx(2.0, rel=1e-3)
 
 
 def test_square_by_two_attributes_and_by_corners(tmp_path):
