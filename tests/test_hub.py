@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCard, HfApi, HfFileSystem, ModelCard
 from launch import ROOT
 from PIL import Image
 
+from diffusers_multiguidance.hub.card import unmeasured_facts, write_pipeline_card
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
 WRITE, READ = TOKENS
@@ -65,6 +66,12 @@ def api(hub: HubServer, token: str | bool = WRITE) -> HfApi:
 def uploads(hub: HubServer, repo_id: str) -> list[str]:
     """Ids of the commits on main but the one that made the repository, oldest first."""
     return [commit.commit_id for commit in api(hub).list_repo_commits(repo_id)][-2::-1]
+
+
+def card(hub: HubServer, repo_id: str, revision: str, cache: Path) -> ModelCard:
+    return ModelCard(
+        Path(api(hub).hf_hub_download(repo_id, "README.md", revision=revision, cache_dir=cache)).read_text()
+    )
 
 
 def files(hub: HubServer, repo_id: str, revision: str = "main", repo_type: str = "model") -> set[str]:
@@ -167,7 +174,11 @@ from diffusers_multiguidance.hub.publish import publish
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 publish(sys.argv[1], "hidden", private=True)
 publish(sys.argv[1], "hidden", revision="draft")
-MultiGuidanceDDPMPipeline.from_pretrained(sys.argv[1]).push_to_hub("user/pushed")
+pipeline = MultiGuidanceDDPMPipeline.from_pretrained(sys.argv[1])
+pipeline.push_to_hub("pushed")
+pipeline.unet.conv_in.bias.data += 1
+pipeline.push_to_hub("user/pushed")  # keeps the card that is there
+pipeline.push_to_hub("hidden")
 """
 
 
@@ -178,20 +189,26 @@ def test_private_branches_and_push_to_hub(hub, tiny, tmp_path):
     assert api(hub).repo_info("user/hidden").private
     assert not api(hub, token=False).repo_exists("user/hidden")
     assert files(hub, "user/hidden") == files(hub, "user/hidden", "draft") == PIPELINE_FILES | {"README.md"}
-    # `push_to_hub` of diffusers, on our `save_pretrained`, makes a card where there is none.
-    assert sum(request.startswith("POST /api/models/user/pushed/commit/") for request in hub.requests) == 1
-    assert files(hub, "user/pushed") == PIPELINE_FILES | {"README.md"}
-    card = ModelCard(Path(api(hub).hf_hub_download("user/pushed", "README.md", cache_dir=tmp_path)).read_text())
-    assert card.data.library_name == "diffusers"
+    assert sum(request.startswith("POST /api/models/user/pushed/commit/") for request in hub.requests) == 2
+    made, kept = uploads(hub, "user/pushed")
+    assert files(hub, "user/pushed", made) == files(hub, "user/pushed", kept) == PIPELINE_FILES | {"README.md"}
+    cards = [card(hub, "user/pushed", made, tmp_path), card(hub, "user/pushed", kept, tmp_path)]
+    assert cards[0].data.library_name == "diffusers"
+    assert 'DiffusionPipeline.from_pretrained("user/pushed", trust_remote_code=True)' in cards[0].text
+    assert 'target={"Smiling": 0.5}' in cards[0].text
+    assert cards[1].content == cards[0].content
+    assert card(hub, "user/hidden", "main", tmp_path).text.strip() == "# Tiny"
 
 
 REFUSED = """
 import json, sys
 from diffusers_multiguidance.hub.publish import publish
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+pipeline = MultiGuidanceDDPMPipeline.from_pretrained(sys.argv[2])
 said = {}
 for case, arguments in json.loads(sys.argv[1]).items():
     try:
-        said[case] = publish(**arguments)
+        said[case] = publish(**arguments) if "folder" in arguments else pipeline.push_to_hub(**arguments)
     except ValueError as error:
         said[case] = f"ValueError: {error}"
 print(json.dumps(said))
@@ -256,7 +273,13 @@ def test_what_is_refused(hub, tiny, tmp_path):
         for case, (given, _) in cases.items()
     }
     (tmp_path / "home").mkdir()
-    result = run(hub, tmp_path / "home", "-c", REFUSED, json.dumps(arguments), token=None)
+    pushes = {
+        case: arguments[case] for case in ("no token", "unknown token", "read only", "foreign", "taken", "no name")
+    }
+    for case, given in pushes.items():
+        arguments[f"push: {case}"] = {name: value for name, value in given.items() if name != "folder"}
+        cases[f"push: {case}"] = cases[case]
+    result = run(hub, tmp_path / "home", "-c", REFUSED, json.dumps(arguments), tiny, token=None)
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout)
     for case, (_, pattern) in cases.items():
@@ -398,10 +421,34 @@ def test_tokens_are_nowhere(hub):
         assert token not in str(hub.requests)
 
 
-def test_push_to_hub_without_a_token(hub, tiny, tmp_path):
-    code = "import sys\nfrom diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline\n"
-    code += "try: MultiGuidanceDDPMPipeline.from_pretrained(sys.argv[1]).push_to_hub('user/none')\n"
-    code += "except ValueError as error: print(error)"
-    result = run(hub, tmp_path / "home", "-c", code, tiny, token=None)
-    assert result.stdout.startswith("`token` is missing or not known to http")
-    assert not api(hub).repo_exists("user/none")
+USE_CARD = """
+import sys
+sys.modules["diffusers_multiguidance"] = None
+exec(sys.argv[1])
+assert [len(images), len(unguided), images[0].size] == [16, 16, (8, 8)]
+"""
+
+
+def test_example_of_the_card_runs(hub, tiny, tmp_path):
+    """On the Hub it names the repository, whatever the folder was; published, then run by anyone."""
+    write_pipeline_card(tiny, unmeasured_facts("Tiny", ["Smiling"]), "runs/some/pipeline")
+    local = (tiny / "README.md").read_text()
+    result = run(hub, tmp_path / "home", "-m", "diffusers_multiguidance", "publish", tiny, "--repo-id", "example")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == f"{hub.endpoint}/user/example/commit/{uploads(hub, 'user/example')[0]}"
+    assert (tiny / "README.md").read_text() == local
+    published = card(hub, "user/example", "main", tmp_path).content
+    assert published == local.replace('"runs/some/pipeline"', '"user/example"')
+    assert published.count('Pipeline.from_pretrained("user/example"') == 2
+    example = published.split("```python\n")[1].split("```")[0]
+    result = run(hub, tmp_path / "other", "-c", USE_CARD, example, token=None)
+    assert result.returncode == 0, result.stderr
+
+
+def test_command_refuses_in_one_sentence(hub, tiny, tmp_path):
+    publish = ["-m", "diffusers_multiguidance", "publish", tiny, "--repo-id"]
+    result = run(hub, tmp_path / "home", *publish, "other/new")
+    assert (result.returncode, result.stdout) == (2, "")
+    sentence = result.stderr.splitlines()[-1]  # after the progress of loading
+    assert sentence.startswith("multiguidance: `repo_id` is 'other/new', which the `token` may not write")
+    assert "Traceback" not in result.stderr

@@ -24,7 +24,7 @@ from datasets import ClassLabel
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.files import replace_folder
 from diffusers_multiguidance.guidance import check_guidance_interval
-from diffusers_multiguidance.hub.card import write_pipeline_card
+from diffusers_multiguidance.hub.card import unmeasured_facts, write_pipeline_card
 from diffusers_multiguidance.hub.publish import find_token, publish
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
@@ -41,8 +41,6 @@ from diffusers_multiguidance.trainer import (
     with_tensors,
     write_record,
 )
-
-CARD = Path(__file__).parents[1] / "model_cards" / "pipeline.md"
 
 
 def create_parser() -> argparse.ArgumentParser:
@@ -212,27 +210,21 @@ def main(args: argparse.Namespace) -> None:
         )
         with replace_folder(args.output_dir / "pipeline") as folder:
             pipeline.save_pretrained(folder)
-            write_pipeline_card(folder, CARD, card_facts(args), args.hub_model_id or str(args.output_dir / "pipeline"))
+            write_pipeline_card(folder, card_facts(args), args.hub_model_id or str(args.output_dir / "pipeline"))
         if args.push_to_hub:
             publish(args.output_dir / "pipeline", args.hub_model_id or args.output_dir.name)
     accelerator.end_training()
 
 
 def card_facts(args: argparse.Namespace) -> dict[str, Any]:
-    """What is known without having measured anything; `write_card.py` says more."""
-    names = " and ".join(f"`{name}`" for name in args.attributes)
     command = shlex.join(["accelerate", "launch", "training/train_classifier.py", *sys.argv[1:]])
     denoiser = f"Denoiser: from `{args.pipeline}`, which `training/train_unet.py` wrote."
     classifiers = (
         f"Classifiers: {args.num_classifiers} with {args.max_train_steps} steps of {args.train_batch_size} images for "
         f"each process, seeds from {args.seed} (`{command}`)."
     )
-    return {
-        "title": args.output_dir.resolve().name,
-        "summary": f"Trained on the extremes of {names} only; multi-guidance draws what lies between.",
-        "training": [denoiser, classifiers],
-        "limits": "Nobody has looked yet at what comes out between the extremes. Do, before you use it.",
-    }
+    title = args.output_dir.resolve().name
+    return {**unmeasured_facts(title, args.attributes), "training": [denoiser, classifiers]}
 
 
 if __name__ == "__main__":

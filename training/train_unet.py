@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
+import sys
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.files import replace_folder
-from diffusers_multiguidance.hub.publish import find_token
+from diffusers_multiguidance.hub.card import unmeasured_facts, write_pipeline_card
+from diffusers_multiguidance.hub.publish import find_token, publish
 from diffusers_multiguidance.images import image_grid
 from diffusers_multiguidance.models import create_unet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
@@ -149,8 +152,13 @@ def main(args: argparse.Namespace) -> None:
         with replace_folder(args.output_dir / "pipeline") as folder:
             pipeline.save_pretrained(folder)
             write_record(folder / "unet", record, args)
+            command = shlex.join(["accelerate", "launch", "training/train_unet.py", *sys.argv[1:]])
+            denoiser = f"Denoiser: {args.max_train_steps} steps of {args.train_batch_size} images for each process"
+            facts = unmeasured_facts(args.output_dir.resolve().name, [])
+            facts["training"] = [f"{denoiser}, seed {args.seed} (`{command}`)."]
+            write_pipeline_card(folder, facts, args.hub_model_id or str(args.output_dir / "pipeline"))
         if args.push_to_hub:
-            pipeline.push_to_hub(args.hub_model_id or args.output_dir.name)
+            publish(args.output_dir / "pipeline", args.hub_model_id or args.output_dir.name)
     accelerator.end_training()
 
 

@@ -15,8 +15,6 @@ import typer
 
 from diffusers_multiguidance.hub.card import read_facts, write_pipeline_card
 
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "pipeline.md"
-
 
 def main(
     pipeline: Path,
@@ -25,7 +23,7 @@ def main(
 ) -> None:
     """Write README.md into the folder PIPELINE."""
     try:
-        write_pipeline_card(pipeline, TEMPLATE, read_facts(facts), load_from or pipeline.as_posix())
+        write_pipeline_card(pipeline, read_facts(facts), load_from or pipeline.as_posix())
     except ValueError as error:
         print(f"write_card.py: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import math
@@ -11,8 +12,7 @@ import torch
 import torch.nn.functional as F
 import warnings
 from PIL import Image
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from diffusers import ConfigMixin, DDPMScheduler, DPMSolverMultistepScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
@@ -20,8 +20,6 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError, HTTPError, HfHubHTTPError
 from numbers import Real
 from pathlib import Path
 from safetensors import SafetensorError
@@ -252,46 +250,6 @@ class NoisyClassifierSet(ModelMixin, ConfigMixin):
             for attribute, logits in member(sample, timestep).logits.items():
                 log_probs[attribute].append(logits.log_softmax(dim=1))
         return NoisyClassifierOutput({name: torch.stack(values).mean(0) for name, values in log_probs.items()})
-
-
-# --- errors ---
-
-AGAIN = "whatever is there is whole, and the same call may be made again"
-
-
-@contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """Raise what the Hub refuses, or a connection that broke, as a `ValueError`.
-
-    The original error is left out: in the words of an HTTP client there can be the token.
-    """
-    try:
-        yield
-    except HFValidationError:
-        raise ValueError(f"`repo_id` is {repo_id!r}; expected NAME or NAMESPACE/NAME.") from None
-    except Exception as error:
-        link: BaseException | None = error
-        while link is not None and not isinstance(link, HTTPError | ConnectionError | TimeoutError):
-            link = link.__cause__
-        if link is None:
-            raise
-        raise ValueError(_sentence(link, repo_id)) from None
-
-
-def _sentence(error: BaseException, repo_id: str) -> str:
-    endpoint = constants.ENDPOINT
-    if not isinstance(error, HfHubHTTPError):
-        kind = type(error).__name__
-        return f"`repo_id` {repo_id!r} was not written, as the connection to {endpoint} broke ({kind}): {AGAIN}."
-    status = error.response.status_code
-    said = " ".join((error.server_message or "no reason given").split()).rstrip(".")
-    if status == 401:
-        return f"`token` is missing or not known to {endpoint} ({said}); expected one with write access."
-    if status == 403:
-        return f"`repo_id` is {repo_id!r}, which the `token` may not write ({said}); expected one that it may."
-    if status == 404:
-        return f"`repo_id` is {repo_id!r}, which the `token` does not see ({said}); expected one that it may write."
-    return f"`repo_id` {repo_id!r} was not written, as {endpoint} answered {status} ({said}): {AGAIN}."
 
 
 # --- guidance ---
@@ -1091,14 +1049,20 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             config.pop("_name_or_path", None)  # where it once lay is nobody's business
             path.write_text(json.dumps(config, indent=2) + "\n")
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """Save and upload in one commit, with a card where there is none yet; arguments are those of diffusers.
+    def push_to_hub(
+        self, repo_id: str, token: str | None = None, private: bool = False, revision: str | None = None
+    ) -> str:
+        """Save and upload in one commit, with a card where there is none yet; see `hub.publish.publish`.
+
+        Needs this package also where the pipeline came from a Hub with its own code.
 
         Raises:
-            ValueError: for a token that is missing or has no right, or a connection that broke, in one sentence.
+            ValueError: for a token that is missing or has no right, a `repo_id` that is taken by something else, or a
+                connection that broke, in one sentence.
         """
-        with hub_errors(repo_id):
-            return super().push_to_hub(repo_id, **kwargs)
+        # No import statement: diffusers would ask everyone who loads the published copy of this file to install it.
+        hub = importlib.import_module("diffusers_multiguidance.hub.publish")
+        return hub.publish_pipeline(self, repo_id, token, private, revision)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+TEMPLATE = Path(__file__).with_name("pipeline.md")
 FACTS = {
     "title": str,
     "summary": str,
@@ -20,6 +21,7 @@ FACTS = {
     "training": list,
     "figures": list,
     "limits": str,
+    "target": dict,
 }
 NEEDED = ("title", "summary", "limits")
 
@@ -29,7 +31,8 @@ def read_facts(path: str | Path) -> dict[str, Any]:
 
     `title`, `summary`, `limits` are needed. `data` names the data set of the figures, `datasets` its ids on
     the Hub; `pictures` are captions by file; `recipe_note` and the list `training` say how it was trained; `figures`
-    is a list of tables, each with `measured_on`, `command`, `rows` (cells by column by row) and perhaps `remarks`.
+    is a list of tables, each with `measured_on`, `command`, `rows` (cells by column by row) and perhaps `remarks`;
+    `target` is that of the card's example, unless it is the middle of all attributes.
 
     Raises:
         ValueError: for a file that can't be read, and for facts that are missing, unknown or of another type.
@@ -53,17 +56,30 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     return facts
 
 
-def write_pipeline_card(folder: Path, template: Path, facts: dict[str, Any], load_from: str) -> None:
+def unmeasured_facts(title: str, attributes: list[str]) -> dict[str, Any]:
+    """What is known of a pipeline that nobody has looked at yet; `write_card.py` says more."""
+    names = " and ".join(f"`{name}`" for name in attributes)
+    guided = f"Trained on the extremes of {names} only; multi-guidance draws what lies between."
+    unguided = (
+        "Trained on extremes only. It draws those: the classifiers that guide it between them are still missing."
+    )
+    return {
+        "title": title,
+        "summary": guided if attributes else unguided,
+        "limits": "Nobody has looked yet at what comes out. Do, before you use it.",
+    }
+
+
+def write_pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> None:
     """Write `README.md` into a pipeline's folder.
 
     Args:
         folder: what `save_pretrained` wrote.
-        template: of the card, for Jinja.
         facts: see `read_facts`.
         load_from: folder or Hub id in the card's example.
 
     Raises:
-        ValueError: where `folder` is no pipeline, a picture is missing, or the metadata can't be valid.
+        ValueError: where `folder` is no pipeline or lacks a picture or an attribute, or the metadata can't be valid.
     """
     try:
         json.loads((folder / "model_index.json").read_text())
@@ -78,6 +94,9 @@ def write_pipeline_card(folder: Path, template: Path, facts: dict[str, Any], loa
     if (folder / "classifiers" / "config.json").is_file():
         members = json.loads((folder / "classifiers" / "config.json").read_text())["member_configs"]
         attributes = {name: classes for member in members for name, classes in member["attributes"].items()}
+    unknown = [name for name in facts.get("target", {}) if name not in attributes]
+    if unknown:
+        raise ValueError(f"`facts` has the target {unknown[0]!r}; expected one of {list(attributes)}.")
     card_data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
@@ -89,10 +108,10 @@ def write_pipeline_card(folder: Path, template: Path, facts: dict[str, Any], loa
     )
     card = ModelCard.from_template(
         card_data,
-        template_path=str(template),
+        template_path=str(TEMPLATE),
         **{"pictures": {}, "training": [], "figures": [], **facts},
         load_from=load_from,
-        targets=json.dumps(dict.fromkeys(attributes, 0.5)),
+        targets=json.dumps(facts.get("target", dict.fromkeys(attributes, 0.5))),
         ends=", ".join(f"{name}: 0 = {classes[0]}, 1 = {classes[-1]}" for name, classes in attributes.items()),
     )
     temporary = folder / "README.md.tmp"

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, get_token
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from ..pipelines import MultiGuidanceDDPMPipeline
+from .card import unmeasured_facts, write_pipeline_card
 from .errors import hub_errors
 
 TEXTS = (".json", ".md", ".py", ".txt", ".yaml")
+# Where the example of a card loads from: a folder while it lies there, the repository once it is on the Hub.
+LOADS_FROM = re.compile(r"""(?<=Pipeline\.from_pretrained\(")[^"\n]*|(?<=load_dataset\(")[^"\n]*""")
 
 
 def publish(
@@ -20,7 +28,7 @@ def publish(
     """Upload a pipeline's folder, with its card, in one commit.
 
     Nothing is sent before the folder was found whole. A repository that holds an earlier version is updated; files of
-    other names that lie on its top level stay.
+    other names that lie on its top level stay. The card on the Hub says `Pipeline.from_pretrained("<repo_id>")`.
 
     Args:
         folder: what `save_pretrained` of our pipeline wrote, and a README.md.
@@ -52,6 +60,27 @@ def publish(
             f"of {class_name[1]} writes, which loads without this package."
         )
     return publish_folder(folder, repo_id, "model", "model_index.json", class_name[1], token, private, revision)
+
+
+def publish_pipeline(
+    pipeline: Any, repo_id: str, token: str | None = None, private: bool = False, revision: str | None = None
+) -> str:
+    """Save a pipeline and upload it, with the card that is there already or else a short one.
+
+    Arguments, result and errors are those of `publish`.
+    """
+    token = find_token(token)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id.split("/")[-1]
+        pipeline.save_pretrained(folder)
+        with hub_errors(repo_id):
+            api = HfApi(token=token)
+            user = "" if "/" in repo_id else api.whoami()["name"] + "/"
+            try:
+                shutil.copy(api.hf_hub_download(user + repo_id, "README.md"), folder)
+            except (RemoteEntryNotFoundError, RepositoryNotFoundError):
+                write_pipeline_card(folder, unmeasured_facts(folder.name, list(pipeline.attributes)), repo_id)
+        return publish(folder, repo_id, token, private, revision)
 
 
 def find_token(token: str | None = None) -> str:
@@ -128,10 +157,12 @@ def publish_folder(
         subfolders = {name.split("/")[0] for name in files if "/" in name}
         stale = [name for name in there if name not in files and name.split("/")[0] in subfolders]
         # Not `upload_folder`, which may make several commits of a slow upload.
+        card = LOADS_FROM.sub(repo_id, (folder / "README.md").read_text())
         commit = api.create_commit(
             repo_id,
             [
-                *(CommitOperationAdd(name, path) for name, path in files.items()),
+                *(CommitOperationAdd(name, path) for name, path in files.items() if name != "README.md"),
+                CommitOperationAdd("README.md", card.encode()),
                 *(CommitOperationDelete(name) for name in stale),
             ],
             commit_message=f"Upload {folder.resolve().name}",

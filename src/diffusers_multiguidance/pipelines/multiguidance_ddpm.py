@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import math
@@ -29,7 +30,6 @@ from ..guidance import (
     weights_from_classes,
     weights_from_target,
 )
-from ..hub.errors import hub_errors
 from ..models.noisy_classifier import NoisyClassifierSet
 from .single_file import inline_source
 
@@ -257,14 +257,20 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             config.pop("_name_or_path", None)  # where it once lay is nobody's business
             path.write_text(json.dumps(config, indent=2) + "\n")
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """Save and upload in one commit, with a card where there is none yet; arguments are those of diffusers.
+    def push_to_hub(
+        self, repo_id: str, token: str | None = None, private: bool = False, revision: str | None = None
+    ) -> str:
+        """Save and upload in one commit, with a card where there is none yet; see `hub.publish.publish`.
+
+        Needs this package also where the pipeline came from a Hub with its own code.
 
         Raises:
-            ValueError: for a token that is missing or has no right, or a connection that broke, in one sentence.
+            ValueError: for a token that is missing or has no right, a `repo_id` that is taken by something else, or a
+                connection that broke, in one sentence.
         """
-        with hub_errors(repo_id):
-            return super().push_to_hub(repo_id, **kwargs)
+        # No import statement: diffusers would ask everyone who loads the published copy of this file to install it.
+        hub = importlib.import_module("diffusers_multiguidance.hub.publish")
+        return hub.publish_pipeline(self, repo_id, token, private, revision)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
