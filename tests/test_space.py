@@ -9,12 +9,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from conftest import tiny_pipeline
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -25,6 +28,7 @@ SPACE = ROOT / "spaces" / "interpolation"
 sys.path.insert(0, str(SPACE))
 from pictures import open_upload, point_in_square, square  # noqa: E402
 
+COMMITTED = sorted(path.parent for path in (ROOT / "pipelines").glob("*/model_index.json"))
 QUICK = "steps=4"  # of sampling: enough to see that something happens
 # A fast machine shows the bar for a moment only, too short to be asked for.
 SEE_PROGRESS = """() => {
@@ -37,8 +41,16 @@ SECONDS = 60_000  # of patience, in milliseconds: the machine may be busy
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
-    """The address of the Space with circles, digits and a tiny pipeline of two attributes."""
     folder = tmp_path_factory.mktemp("space")
+    with serve(folder, free_port(), *COMMITTED) as address:
+        yield address
+        log = (folder / "log").read_text()
+        assert "app.py" not in log  # in no traceback; Gradio's own, of visitors who left, do not count
+
+
+@contextmanager
+def serve(folder: Path, port: int, *pipelines: Path) -> Iterator[str]:
+    """The address of the Space with those pipelines and a tiny one of two attributes; `folder` holds its log."""
     tiny = tiny_pipeline({"Hair": ["dark", "light"], "Smiling": ["no", "yes"]})
     calibration = {
         "sampler": "ddim",
@@ -50,12 +62,9 @@ def server(tmp_path_factory) -> Iterator[str]:
     calibration |= {"fingerprint": weights_fingerprint([tiny.unet, *tiny.classifiers.members])}
     tiny.register_to_config(calibrations={"Hair": [calibration], "Smiling": [calibration]})
     tiny.save_pretrained(folder / "tiny")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {
         **os.environ,
-        "MULTIGUIDANCE_PIPELINE": f"{ROOT / 'pipelines/circles'},{ROOT / 'pipelines/digits'},{folder / 'tiny'}",
+        "MULTIGUIDANCE_PIPELINE": ",".join(str(path) for path in [*pipelines, folder / "tiny"]),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "files"),
@@ -78,10 +87,15 @@ def server(tmp_path_factory) -> Iterator[str]:
         else:
             pytest.fail(f"the Space did not start: {log.read_text()}")
         yield address
-        assert "app.py" not in log.read_text()  # in no traceback; Gradio's own, of visitors who left, do not count
     finally:
         process.terminate()
         process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +208,7 @@ def test_generate(visit, screenshot):
     assert not set(files(page, "#gallery img")) & set(images)
     screenshot(page, "generate")
 
-    assert "position=1&" in page.url  # what the address says, another visitor sees
-    assert "seed=1" in page.url
+    expect(page).to_have_url(re.compile("position=1&.*seed=1$"))  # what the address says, another visitor sees
     other = visit("?" + page.url.partition("?")[2])
     assert generate(other) == files(page, "#gallery img")
 
@@ -205,19 +218,36 @@ def test_generate(visit, screenshot):
 
 def test_spread_evenly_another_pipeline_and_examples(visit, screenshot):
     page = visit(f"?pipeline=circles&{QUICK}")
-    page.get_by_role("radio", name="digits").check()
+    page.get_by_role("radio", name="digits", exact=True).check()
     expect(page.locator("#first")).to_contain_text("thickness: thin – thick")
-    page.get_by_role("checkbox").check()
+    page.get_by_role("checkbox", name="Spread evenly").check()
     expect(page.locator("#first input[type=range]")).to_be_disabled()
     assert len(generate(page)) == 4
     expect(page.locator("#histograms figure")).to_have_attribute("aria-label", re.compile("spread evenly; 4 images"))
     screenshot(page, "evenly")
-    for _ in range(2):  # the second time out of the cache
-        page.get_by_text("four from the middle").locator("visible=true").click()
-        expect(page.locator("#histograms figure")).to_have_attribute(
-            "aria-label", re.compile(r"requested 0\.50; 4 images"), timeout=SECONDS
-        )
-        press(page, "Empty the histogram")
+    times = []
+    for visitor in (
+        page,
+        visit("?pipeline=digits&seed=1"),
+    ):  # the second one's out of the cache, with the first one's time
+        visitor.get_by_text("four from the middle").locator("visible=true").click()
+        figure = visitor.locator("#histograms figure")
+        expect(figure).to_have_attribute("aria-label", re.compile(r"requested 0\.50; 4 images"), timeout=SECONDS)
+        times.append(visitor.locator(".status").first.inner_text())
+        expect(visitor.locator("#first input[type=range]")).to_be_enabled()
+        expect(visitor).to_have_url(re.compile("pipeline=digits&thickness=0.5&even=0&.*&seed=0$"))
+    assert times[0] == times[1]
+
+
+def test_every_committed_pipeline(visit, server):
+    page, client = visit("?pipeline=tiny"), Client(server, verbose=False)
+    for name in (path.name for path in COMMITTED):
+        page.get_by_role("radio", name=name, exact=True).check()
+        expect(page).to_have_url(re.compile(f"pipeline={name}&.*&sampler=.*&seed=0$"))
+        pictures, words, histograms, *_ = client.predict(name=name, steps=2, images=2, api_name="/generate")
+        assert len({Path(one["image"]).read_bytes() for one in pictures}) == 2
+        assert "2 images in" in words
+        assert histograms.count("<figure") == page.locator("#histograms figure").count() > 0
 
 
 def test_sweep(visit, screenshot):
@@ -235,6 +265,9 @@ def test_sweep(visit, screenshot):
     gif, strip = (Image.open(io.BytesIO(content)) for content in downloads)
     assert (gif.format, gif.n_frames, gif.size) == ("GIF", 16, (256, 256))  # nine there, seven back
     assert (strip.format, strip.size) == ("PNG", (9 * 128 + 8 * 4, 128))
+    page.locator("#first input[type=range]").focus()
+    page.keyboard.press("Home")
+    expect(page).to_have_url(re.compile("pipeline=digits&thickness=0&.*steps=4&.*seed=3$"))  # here, too
     screenshot(page, "sweep")
 
 
@@ -306,18 +339,117 @@ def test_two_attributes(visit, screenshot):
     expect(page.locator(".status", has_text="asked for 0.50, 0.00")).to_be_visible(timeout=SECONDS)
     assert files(page, "#point img") != first
     screenshot(page, "two")
-    page.get_by_role("radio", name="circles").check()
+    expect(page).to_have_url(re.compile("Hair=0.5&Smiling=0&"))
+    page.get_by_role("radio", name="circles", exact=True).check()
     expect(page.get_by_role("tab", name="Two attributes")).not_to_be_visible()
+
+
+def test_a_position_runs_across_and_a_height_upwards(visit):
+    page = visit("?pipeline=circles-xy&steps=10")
+    open_tab(page, "Two attributes")
+    box = page.locator("#plane img").bounding_box()
+    page.locator("#plane img").click(position={"x": 0.15 * box["width"], "y": 0.15 * box["height"]})
+    expect(page.locator(".status", has_text="came out as")).to_be_visible(timeout=SECONDS)
+    pixels = np.asarray(Image.open(io.BytesIO(files(page, "#point img")[0])))
+    rows, columns = np.nonzero(pixels > 128)
+    assert columns.mean() < 16
+    assert rows.mean() < 16
+
+
+def test_attributes_that_are_left_free(visit):
+    page = visit("?pipeline=faces&steps=2&images=1")
+    expect(page.locator("#guide_first input")).not_to_be_checked()  # of Hair, which starts free
+    expect(page.locator("#first input[type=range]")).to_be_disabled()
+    assert "steps at a guidance scale of 200, each attribute guided alone" in page.content()
+    images = generate(page)
+    hair, smile = page.locator("#histograms figure").all()
+    expect(hair).to_have_attribute("aria-label", re.compile("left free; 1 image"))
+    expect(smile).to_have_attribute("aria-label", re.compile(r"requested 0\.50; 1 image"))
+    expect(page).to_have_url(re.compile("Hair=free&Smiling=0.5&"))
+    page.locator("#guide_first input").check()
+    expect(page.locator("#first input[type=range]")).to_be_enabled()
+    expect(page).to_have_url(re.compile("Hair=0.5&Smiling=0.5&"))
+    both = visit("?" + page.url.partition("?")[2])
+    expect(both.locator("#guide_first input")).to_be_checked()
+    assert generate(both) != images
+    for box in ("#guide_first", "#guide_second"):
+        page.locator(f"{box} input").set_checked(False)
+    press(page, "Generate")
+    expect(smile).to_have_attribute("aria-label", re.compile("left free; 1 image"), timeout=SECONDS)
+    open_tab(page, "Edit")
+    press(page, "Edit")
+    expect_message(page, "No attribute is guided; tick one.")
+
+
+def test_an_emptied_field(visit):
+    page = visit(f"?pipeline=circles&{QUICK}")
+    generate(page)
+    url = page.url
+    page.get_by_text("Sampling", exact=True).click()
+    field = page.get_by_label("Guidance scale: how strongly")
+    field.fill("")
+    press(page, "Generate")
+    expect_message(page, "scale is empty; expected a number from 0 to 10000.")
+    expect(page.locator(".status .bar")).to_have_count(0)
+    assert page.url == url
+    field.fill("123.456789")
+    page.locator(".toast-close").first.click()
+    generate(page)
+    expect(page).to_have_url(re.compile("scale=123.456789&"))
+
+
+def test_calls_of_the_api(server):
+    client = Client(server, verbose=False)
+    usual = {"name": "tiny", "scale": 10, "steps": 2, "sampler": "ddim", "images": 1, "seed": 0}
+    pictures, words, page = client.predict(**usual, api_name="/generate")[:3]
+    assert len(pictures) == 1
+    assert "1 images in" in words
+    assert page.count("<figure") == 2
+    for wrong, sentence in (
+        ({"name": None}, "pipeline is empty; expected one of circles, "),
+        ({"name": "squares"}, "'squares' .* is not in the list of choices"),
+        ({"scale": None}, "scale is empty; expected a number from 0 to 10000."),
+        ({"seed": None}, "seed is empty; expected a whole number from 0 to"),
+        ({"sampler": None}, "sampler is empty; expected one of ddpm, "),
+        ({"steps": 1000}, "1000 is greater than maximum value 100"),
+    ):
+        with pytest.raises(AppError, match=sentence) as error:
+            client.predict(**{**usual, **wrong}, api_name="/generate")
+        assert "\n" not in str(error.value)
+    with pytest.raises(AppError, match="pipeline is empty; expected one of"):
+        client.predict(name=None, first=0.5, second=0.5, scale=1, steps=2, sampler="ddim", seed=0, api_name="/point")
+    with pytest.raises(ValueError, match="Cannot find a function with `api_name`: /edit"):
+        client.predict(api_name="/edit")
+
+
+def test_page_that_outlives_its_server(browser, tmp_path):
+    """The page of a server that was started anew works, or says in words that it does not."""
+    port = free_port()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(SECONDS)
+    with serve(tmp_path / "one", port) as address:
+        page.goto(f"{address}?pipeline=tiny&{QUICK}")
+        expect(page.locator("#first")).to_contain_text(" – ", timeout=SECONDS)
+        generate(page)
+    with serve(tmp_path / "two", port):
+        press(page, "Next seed")
+        expect(page.locator(".status").first).to_have_text(re.compile("4 images in .* seed 1"), timeout=SECONDS)
+        assert "Traceback" not in page.content()
+    context.close()
+    assert "Traceback" not in (tmp_path / "two" / "log").read_text()
 
 
 def test_a_calibrated_pipeline_asks_for_measured_strengths(visit):
     page = visit("?pipeline=tiny")
     generate(page)
-    assert "scale=45&steps=6&sampler=ddim" in page.url  # as it was calibrated
+    expect(page).to_have_url(re.compile("scale=45&steps=6&sampler=ddim"))  # as it was calibrated
     calibrated = page.get_by_text("Calibrated: the sliders ask for measured strengths.")
     expect(calibrated).to_be_visible()
     page.get_by_text("Sampling", exact=True).click()
-    page.get_by_role("radio", name="ddpm").check()
+    page.get_by_role("radio", name="ddpm", exact=True).check()
     expect(page.get_by_text("Not calibrated with this sampler")).to_be_visible()
     expect(calibrated).not_to_be_visible()
 
@@ -330,14 +462,14 @@ def test_nonsense_in_the_address(visit):
                 "In the address, position is 'nan'; expected a number from 0 to 1. The default is used.",
                 "steps is '1000000'; expected a whole number from 1 to 100.",
                 "images is 'inf'; expected a whole number from 1 to 16.",
-                "sampler is '<b>euler</b>'; expected one of ddpm, ddim, dpmsolver++.",
+                "sampler is '<b>euler</b>'; expected one of ddpm, ddim, dpmsolver++, sde-dpmsolver++.",
                 "scale is 'strong'; expected a number from 0 to 10000.",
             ],
         ),
         (
             "?pipeline=../../etc&seed=1.5",
             [
-                "pipeline is '../../etc'; expected one of circles, digits, tiny.",
+                "pipeline is '../../etc'; expected one of circles, circles-64, ",
                 "seed is '1.5'; expected a whole number from 0 to 4294967295.",
             ],
         ),

@@ -31,7 +31,7 @@ from pictures import (
     to_pil,
 )
 from sampling import DEFAULT_STEPS, MODELS, SAMPLERS, Model, Step, edit, sample
-from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, to_query
+from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, number, to_query
 
 from diffusers_multiguidance.seeds import stream_seed
 
@@ -78,16 +78,25 @@ def settings_of(
     sampler: str,
     images: int,
     seed: int | None,
+    guide_first: bool = True,
+    guide_second: bool = True,
 ) -> tuple[Model, Settings]:
-    model = MODELS[name]
-    targets = dict(zip(model.attributes, (first, second), strict=False))
-    return model, Settings(targets, even, scale, int(steps), sampler, int(images), seed or 0)
+    """What the controls are set to, in the words of an address, so that both are checked in the same way."""
+    aims = (first if guide_first else "free", second if guide_second else "free")
+    said = dict(zip(MODELS[name].attributes if name in MODELS else (), aims, strict=False))
+    said |= {"pipeline": name, "even": even, "scale": scale, "steps": steps}
+    model, settings, problems = from_query(said | {"sampler": sampler, "images": images, "seed": seed})
+    with plain_errors():
+        if problems:
+            raise ValueError(problems[0])
+    return model, settings
 
 
 def call_of(model: Model, settings: Settings) -> dict[str, Any]:
     """Arguments of the pipeline's call."""
+    targets = {name: "uniform" if settings.even else aim for name, aim in settings.targets.items() if aim is not None}
     return {
-        "target": dict.fromkeys(settings.targets, "uniform") if settings.even else settings.targets,
+        "target": targets or None,
         "guidance_scale": settings.scale,
         "num_inference_steps": settings.steps,
         "sampler": settings.sampler,
@@ -129,7 +138,7 @@ def histograms(model: Model, settings: Settings, clicks: list[dict[str, Any]]) -
         for click in clicks:
             same = click["call"] == (model.name, call_of(model, settings))
             (current if same else earlier).extend(click["strengths"][attribute])
-        requested = "uniform" if settings.even else settings.targets[attribute]
+        requested = (call_of(model, settings)["target"] or {}).get(attribute)
         pages.append(histogram(said(model, attribute), ends, current, earlier, requested, model.gap))
     return "".join(pages)
 
@@ -147,17 +156,21 @@ def generate(
     sampler: str,
     images: int,
     seed: int | None,
+    guide_first: bool,
+    guide_second: bool,
     clicks: list[dict[str, Any]],
 ) -> Iterator[tuple[Any, ...]]:
-    """Draw images at the strengths asked for: gallery, status, histograms, what was measured so far, address."""
-    model, settings = settings_of(name, first, second, even, scale, steps, sampler, images, seed)
+    """Draw images at the strengths asked for: gallery, status, histograms, what was measured so far."""
+    model, settings = settings_of(
+        name, first, second, even, scale, steps, sampler, images, seed, guide_first, guide_second
+    )
     call = call_of(model, settings)
     seeds = [stream_seed(settings.seed, number) for number in range(settings.images)]
     started = time.monotonic()
     with plain_errors():
         for step in sample(name, seeds, **call):
             if is_preview(step):
-                yield to_pil(step.images), step_status(step), gr.skip(), gr.skip(), gr.skip()
+                yield to_pil(step.images), step_status(step), gr.skip(), gr.skip()
             if step.strengths is None:
                 continue
             # The same click again draws the same images, which count once.
@@ -166,13 +179,12 @@ def generate(
             clicks = [*(old for old in others if old["call"][0] == name), click][-KEPT:]
             words = f"{settings.images} images in {time.monotonic() - started:.1f} s, seed {settings.seed}"
             captioned = [(one, caption(step.strengths, n)) for n, one in enumerate(to_pil(step.images))]
-            page = histograms(model, settings, clicks)
-            yield captioned, status(words), page, clicks, to_query(model, settings)
+            yield captioned, status(words), histograms(model, settings, clicks), clicks
 
 
 def example(*values: Any) -> tuple[Any, str, str]:
     """What `generate` ends with, for a visitor who has drawn nothing yet."""
-    *_, (pictures, words, page, _, _) = generate(*values, [])
+    *_, (pictures, words, page, _) = generate(*values, [])
     return pictures, words, page
 
 
@@ -186,17 +198,22 @@ def sweep(
     sampler: str,
     images: int,
     seed: int | None,
+    guide_first: bool,
+    guide_second: bool,
     along: str,
     frames: int,
 ) -> Iterator[tuple[Any, ...]]:
     """One seed from one end of an attribute to the other: strip, GIF, both as files, captions, status."""
-    model, settings = settings_of(name, first, second, False, scale, steps, sampler, images, seed)
+    model, settings = settings_of(
+        name, first, second, False, scale, steps, sampler, images, seed, guide_first, guide_second
+    )
     along = along if along in model.attributes else next(iter(model.attributes))
     call = call_of(model, settings)
-    call["target"] = {**settings.targets, along: "uniform"}
+    call["target"] = {**(call["target"] or {}), along: "uniform"}
     started = time.monotonic()
     with plain_errors(), tempfile.TemporaryDirectory() as folder:
-        for step in sample(name, [stream_seed(settings.seed, 0)] * int(frames), **call):
+        frames = number("frames", frames, 3, 15, whole=True)
+        for step in sample(name, [stream_seed(settings.seed, 0)] * frames, **call):
             if is_preview(step):
                 yield strip(step.images), None, gr.skip(), gr.skip(), "", step_status(step)
             if step.strengths is None:
@@ -205,9 +222,9 @@ def sweep(
             strip(step.images).save(strip_path)
             save_gif(step.images, gif_path)
             cells = ""
-            for number, value in enumerate(step.strengths[along]):
+            for place, value in enumerate(step.strengths[along]):
                 measured = "–" if np.isnan(value) else f"{value:.2f}"
-                cells += f"<div>{(number + 0.5) / frames:.2f}<b>{measured}</b></div>"
+                cells += f"<div>{(place + 0.5) / frames:.2f}<b>{measured}</b></div>"
             captions = f'<div class="frames">{cells}</div>'
             captions += f'<p class="note">Above what was asked for, below in bold {said(model, along)}.</p>'
             words = status(f"{frames} images in {time.monotonic() - started:.1f} s, seed {settings.seed}")
@@ -222,6 +239,8 @@ def edit_picture(
     second: float,
     steps: int,
     seed: int | None,
+    guide_first: bool,
+    guide_second: bool,
     picture: dict[str, Any] | None,
     strength: float,
     scale: float,
@@ -229,12 +248,17 @@ def edit_picture(
     """Move the attributes of a picture to the sliders' strengths: the picture and three variants, status."""
     if picture is None or picture["composite"] is None:
         raise gr.Error("There is no picture yet; draw one or upload a file.", print_exception=False)
-    model, settings = settings_of(name, first, second, False, scale, steps, SAMPLERS[0], 3, seed)
+    model, settings = settings_of(
+        name, first, second, False, scale, steps, SAMPLERS[0], 3, seed, guide_first, guide_second
+    )
+    targets = call_of(model, settings)["target"]
+    if targets is None:
+        raise gr.Error("No attribute is guided; tick one.", print_exception=False)
     seeds = [stream_seed(settings.seed, number) for number in range(settings.images)]
     before = as_model_sees(model, picture["composite"])
     captions = ["before"] * 4
     with plain_errors():
-        call = {"target": settings.targets, "strength": strength, "guidance_scale": scale}
+        call = {"target": targets, "strength": strength, "guidance_scale": settings.scale}
         for step in edit(name, to_pil(before)[0], seeds, **call, num_inference_steps=settings.steps):
             if not (is_preview(step) or step.strengths):
                 continue
@@ -267,7 +291,7 @@ def use_a_sample(name: str) -> Any:
 def draw_point(
     name: str, first: float, second: float, scale: float, steps: int, sampler: str, seed: int | None
 ) -> Iterator[tuple[Any, Any, str]]:
-    """The square of both attributes and the image there: square, image, status."""
+    """The square of both attributes and the image there, where both are guided: square, image, status."""
     model, settings = settings_of(name, first, second, False, scale, steps, sampler, 1, seed)
     if len(model.attributes) < 2:
         raise gr.Error("This pipeline has one attribute; choose one with two.", print_exception=False)
@@ -291,19 +315,26 @@ def click_square(event: gr.SelectData) -> tuple[float, float]:
 
 def show(model: Model, settings: Settings) -> dict[Any, Any]:
     """Every control and output as it is when a pipeline has just been chosen."""
-    sliders = [gr.update(visible=False, value=0.5)] * 2
-    for number, (attribute, (low, high)) in enumerate(model.attributes.items()):
-        label = f"{attribute}: {low} – {high}"
-        value = settings.targets[attribute]
-        sliders[number] = gr.update(label=label, value=value, visible=True, interactive=not settings.even)
+    aims = {name: 0.5 if aim is None else aim for name, aim in settings.targets.items()}
+    sliders, boxes = ([gr.update(visible=False, value=value)] * 2 for value in (0.5, True))
+    for place, (attribute, (low, high)) in enumerate(model.attributes.items()):
+        guided = settings.targets[attribute] is not None
+        sliders[place] = gr.update(
+            label=f"{attribute}: {low} – {high}",
+            value=aims[attribute],
+            visible=True,
+            interactive=guided and not settings.even,
+        )
+        boxes[place] = gr.update(value=guided, visible=True)
     names = list(model.attributes)
     two = len(names) == 2
-    point = (settings.targets[names[0]], settings.targets[names[1]]) if two else None
     return {
         chooser: model.name,
         note: describe(model, settings.sampler),
         first: sliders[0],
         second: sliders[1],
+        guide_first: boxes[0],
+        guide_second: boxes[1],
         even: settings.even,
         scale: settings.scale,
         steps: settings.steps,
@@ -327,7 +358,8 @@ def show(model: Model, settings: Settings) -> dict[Any, Any]:
         edited: [],
         edit_status: status(""),
         two_tab: gr.update(visible=two),
-        plane: square(model.attributes, point) if point else None,
+        square_scale: model.square_scale,
+        plane: square(model.attributes, tuple(aims.values())) if two else None,
         point_image: None,
         point_status: status(""),
         **{dataset: gr.update(visible=name == model.name) for name, dataset in examples.items()},
@@ -336,8 +368,12 @@ def show(model: Model, settings: Settings) -> dict[Any, Any]:
 
 def describe(model: Model, sampler: str) -> str:
     """A pipeline, and what its sliders' numbers mean with this sampler."""
-    if model.calibration(sampler):
-        meaning = "Calibrated: the sliders ask for measured strengths."
+    if calibration := model.calibration(sampler):
+        meaning = "Calibrated: the sliders ask for measured strengths. That was measured with "
+        meaning += (
+            f"{calibration['num_inference_steps']} steps at a guidance scale of {calibration['guidance_scale']:g}"
+        )
+        meaning += ", each attribute guided alone." if len(model.attributes) > 1 else "."
     else:
         meaning = "Not calibrated with this sampler: the sliders say what the classifiers are to see."
     return f"{model.note} {meaning}".strip()
@@ -346,6 +382,19 @@ def describe(model: Model, sampler: str) -> str:
 def blank_canvas() -> dict[str, Any]:
     black = to_pil(np.zeros((1, CANVAS, CANVAS, 3), dtype=np.uint8))[0]
     return {"background": black, "layers": [], "composite": black}
+
+
+def address(*values: Any) -> Any:
+    """What the controls are set to, unless one of them is just being typed in."""
+    try:
+        return to_query(*settings_of(*values))
+    except gr.Error:
+        return gr.skip()
+
+
+def can_move(even: bool, *guided: bool) -> list[Any]:
+    """The sliders that make a difference."""
+    return [gr.update(interactive=guide and not even) for guide in guided]
 
 
 def choose(name: str) -> dict[Any, Any]:
@@ -392,7 +441,11 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
             chooser = gr.Radio(list(MODELS), value=start.name, label="Pipeline", visible=len(MODELS) > 1)
             note = gr.Markdown(elem_classes="note")
             first = gr.Slider(0, 1, 0.5, step=0.01, elem_id="first")
+            guide_first = gr.Checkbox(True, label="guided", elem_id="guide_first", elem_classes="guide")
             second = gr.Slider(0, 1, 0.5, step=0.01, elem_id="second", visible=False)
+            guide_second = gr.Checkbox(
+                True, label="guided", elem_id="guide_second", elem_classes="guide", visible=False
+            )
             with gr.Accordion("Sampling", open=False):
                 scale = gr.Number(usual.scale, label="Guidance scale: how strongly", minimum=0, maximum=MAX_SCALE)
                 steps = gr.Slider(1, MAX_STEPS, usual.steps, step=1, label="Steps")
@@ -417,16 +470,29 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                     clear_button = gr.Button("Empty the histogram", size="sm", scale=0, min_width=170)
                 clicks = gr.State([], time_to_live=HOUR)
                 query = gr.Textbox(visible=False)
-                controls = [chooser, first, second, even, scale, steps, sampler, images, seed]
+                controls = [
+                    chooser,
+                    first,
+                    second,
+                    even,
+                    scale,
+                    steps,
+                    sampler,
+                    images,
+                    seed,
+                    guide_first,
+                    guide_second,
+                ]
                 examples = {}
                 for name, model in MODELS.items():
                     own = defaults(model)
                     rest = [own.scale, own.steps, own.sampler]
+                    guided = [aim is not None for aim in [*own.targets.values(), 0.5][:2]]
                     examples[name] = gr.Examples(
                         [
-                            [name, 0.5, 0.5, False, *rest, 4, 0],
-                            [name, 0.3, 0.7, False, *rest, 8, 1],
-                            [name, 0.5, 0.5, True, *rest, 8, 2],
+                            [name, 0.5, 0.5, False, *rest, 4, 0, *guided],
+                            [name, 0.3, 0.7, False, *rest, 8, 1, *guided],
+                            [name, 0.5, 0.5, True, *rest, 8, 2, *guided],
                         ],
                         controls,
                         [gallery, generate_status, measured],
@@ -498,7 +564,8 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
 
             with gr.Tab("Two attributes", visible=False) as two_tab:
                 gr.Markdown(
-                    "Click in the square, or move the sliders and press Draw: one seed, wherever you point.",
+                    "Click in the square, or move the sliders and press Draw: one seed, wherever you point, and both "
+                    "attributes guided.",
                     elem_classes="note",
                 )
                 with gr.Row(equal_height=False):
@@ -513,29 +580,50 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                         alt_text="A square, one attribute across, the other upwards",
                     )
                     with gr.Column(min_width=300):
+                        square_scale = gr.Number(
+                            30, label="Guidance scale in the square", minimum=0, maximum=MAX_SCALE
+                        )
                         point_button = gr.Button("Draw", variant="primary")
                         point_status = gr.HTML(status(""))
                         point_image = gr.Image(
-                            image_mode=None, height=360, elem_id="point", alt_text="The image at the cross", **PIXELS
+                            image_mode=None,
+                            height=360,
+                            elem_id="point",
+                            alt_text="The image at the cross",
+                            buttons=BUTTONS,
+                            **PIXELS,
                         )
 
     # One limit for all that samples, whichever tab it is on.
     sampling = {"concurrency_id": "sampling", "concurrency_limit": AT_ONCE, "show_progress": "minimal"}
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    drawn = [gallery, generate_status, measured, clicks, query]
+    drawn = [gallery, generate_status, measured, clicks]
     everything = list(show(start, usual))
+
+    def clear(shown: gr.HTML) -> dict[str, Any]:
+        """After an error no bar says that something is still going on."""
+        return {"fn": lambda: status(""), "outputs": shown, **quick}
 
     demo.load(read_address, None, everything, **quick)
     chooser.input(choose, chooser, everything, **quick)
-    sampler.input(lambda name, sampler: describe(MODELS[name], sampler), [chooser, sampler], note, **quick)
-    even.input(lambda on: [gr.update(interactive=not on)] * 2, even, [first, second], **quick)
+    sampler.change(lambda name, sampler: describe(MODELS[name], sampler), [chooser, sampler], note, **quick)
+    gr.on(
+        [one.change for one in (even, guide_first, guide_second)],
+        can_move,
+        [even, guide_first, guide_second],
+        [first, second],
+        **quick,
+    )
+    gr.on([one.change for one in controls], address, controls, query, trigger_mode="always_last", **quick).success(
+        None, query, None, js=SHOW_QUERY
+    )
 
     generate_button.click(
         generate, [*controls, clicks], drawn, api_name="generate", show_progress_on=generate_status, **sampling
-    ).success(None, query, None, js=SHOW_QUERY)
+    ).failure(**clear(generate_status))
     next_button.click(lambda seed: ((seed or 0) + 1) % (MAX_SEED + 1), seed, seed, **quick).then(
         generate, [*controls, clicks], drawn, api_visibility="private", show_progress_on=generate_status, **sampling
-    ).success(None, query, None, js=SHOW_QUERY)
+    ).failure(**clear(generate_status))
     clear_button.click(
         lambda *values: ([], histograms(*settings_of(*values), [])), controls, [clicks, measured], **quick
     )
@@ -547,7 +635,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
         api_name="sweep",
         show_progress_on=sweep_status,
         **sampling,
-    )
+    ).failure(**clear(sweep_status))
 
     upload_button.upload(
         upload, [chooser, upload_button], canvas, api_visibility="private", show_progress_on=edit_status
@@ -557,19 +645,21 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
     )
     edit_button.click(
         edit_picture,
-        [chooser, first, second, steps, seed, canvas, edit_strength, edit_scale],
+        [chooser, first, second, steps, seed, guide_first, guide_second, canvas, edit_strength, edit_scale],
         [edited, edit_status],
-        api_name="edit",
+        api_visibility="private",  # what a canvas sends is no larger than the canvas
         show_progress_on=edit_status,
         **sampling,
-    )
+    ).failure(**clear(edit_status))
 
-    point = [chooser, first, second, scale, steps, sampler, seed]
+    point = [chooser, first, second, square_scale, steps, sampler, seed]
     pointed = [plane, point_image, point_status]
     plane.select(click_square, None, [first, second], **quick).then(
         draw_point, point, pointed, api_visibility="private", show_progress_on=point_status, **sampling
-    )
-    point_button.click(draw_point, point, pointed, api_name="point", show_progress_on=point_status, **sampling)
+    ).failure(**clear(point_status))
+    point_button.click(
+        draw_point, point, pointed, api_name="point", show_progress_on=point_status, **sampling
+    ).failure(**clear(point_status))
 
 demo.queue(max_size=MAX_WAITING, default_concurrency_limit=20)
 

@@ -78,7 +78,7 @@ def histogram(
     ends: Sequence[str],
     values: Sequence[float],
     earlier: Sequence[float],
-    requested: float | str,
+    requested: float | str | None,
     gap: tuple[float, float] | None,
 ) -> str:
     """HTML of a histogram over [0, 1], which takes its colours and its width from the page.
@@ -88,7 +88,7 @@ def histogram(
         ends: what 0 and 1 mean.
         values: of the current settings, NaN where not to be told.
         earlier: of former settings, drawn paler.
-        requested: a number, or "uniform".
+        requested: a number, "uniform", or None where nothing is.
         gap: values that no training image had.
     """
     good = [value for value in values if not np.isnan(value)]
@@ -104,6 +104,8 @@ def histogram(
     if requested == "uniform":
         aim = "spread evenly"
         marks += f'<div class="even" style="bottom:{100 * len(good) / BINS / top:.1f}%"></div>'
+    elif requested is None:
+        aim = "left free"
     else:
         aim = f"requested {requested:.2f}"
         marks += f'<div class="aim" style="left:{100 * float(requested):g}%"></div>'

@@ -27,7 +27,7 @@ from PIL import Image
 from diffusers_multiguidance.evaluation.attributes import Measure, load_measure
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline, MultiGuidanceEditPipeline
 
-SAMPLERS = ["ddpm", "ddim", "dpmsolver++"]
+SAMPLERS = ["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++"]
 DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer or more
 
 # What is known of the pipelines of the repository: a sentence, which strengths no training image had, and how far
@@ -35,11 +35,15 @@ DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer 
 KNOWN = {
     "circles": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
     "circles-drawn": (
-        "The same, guided by what was measured of drawn circles: nearer to its target.",
+        "The circles, guided by what was measured of drawn circles: nearer to its target.",
         (0.2, 0.8),
         0.85,
     ),
-    "circles-64": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
+    "circles-64": (
+        "One white circle at the paper's size, 64x64. Training showed it in the left and in the right fifth only.",
+        (0.2, 0.8),
+        0.85,
+    ),
     "circles-xy": (
         "One white circle. Training showed it in the four corners; what was measured of drawn circles guides it.",
         (0.2, 0.8),
@@ -47,12 +51,19 @@ KNOWN = {
     ),
     "digits": ("Handwritten digits. Training showed the thinnest and the thickest fifth only.", (0.2, 0.8), 0.5),
     "digits-drawn": (
-        "The same, guided by what was measured of drawn digits: nearer to its target.",
+        "The digits, guided by what was measured of drawn digits: nearer to its target.",
         (0.2, 0.8),
         0.5,
     ),
-    "faces": ("Drawn faces. Training showed clear smiles and none, light hair and dark, nothing mild.", None, 0.5),
+    "faces": (
+        "Drawn faces. Training showed clear smiles and none, light hair and dark, nothing mild. "
+        "Guide the hair at a scale of about 20 only: with more, faces fall apart.",
+        None,
+        0.5,
+    ),
 }
+FREE = {"faces": ["Hair"]}  # attributes that are not guided at first, since the scale is too much for them
+SQUARE_SCALE = {"faces": 20.0}  # where both attributes are guided, if not the usual one
 
 
 @dataclass
@@ -67,6 +78,8 @@ class Model:
     edit: MultiGuidanceEditPipeline
     attributes: dict[str, list[str]]  # those with two classes, two at most: each gets a slider
     measures: dict[str, Measure]  # of those that can be measured
+    free: list[str]  # attributes that are not guided at first
+    square_scale: float  # of guidance, where both attributes are guided
 
     def calibration(self, sampler: str) -> dict[str, Any] | None:
         """That with about `DEFAULT_STEPS` steps of this sampler, where every attribute has one."""
@@ -99,6 +112,8 @@ def load_model(folder_or_id: str) -> Model:
     for one in (pipe, edit):
         one.set_progress_bar_config(disable=True)
     attributes = {name: classes for name, classes in list(pipe.attributes.items())[:2] if len(classes) == 2}
+    # They come in the order of the alphabet, but a position runs across and a height upwards.
+    attributes = dict(sorted(attributes.items(), key=lambda item: item[0] != "position"))
     measures = {}
     for attribute in attributes:
         evaluator = folder / "evaluators" / attribute
@@ -106,7 +121,8 @@ def load_model(folder_or_id: str) -> Model:
             measures[attribute] = load_measure(str(evaluator) if evaluator.is_dir() else attribute)
     name = Path(folder_or_id).name
     note, gap, edit_strength = KNOWN.get(name, ("", None, 0.5))
-    return Model(name, note, gap, edit_strength, pipe, edit, attributes, measures)
+    square_scale = SQUARE_SCALE.get(name, pipe.config["default_guidance_scale"])
+    return Model(name, note, gap, edit_strength, pipe, edit, attributes, measures, FREE.get(name, []), square_scale)
 
 
 @dataclass
