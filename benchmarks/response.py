@@ -68,7 +68,7 @@ def respond(loaded: Any, seed: int = 0) -> Response:
 
 def save_responses(responses: Mapping[str, Response], path: Path) -> None:
     """Log-odds by position, a panel for each noise level."""
-    figure = Figure(figsize=(3.6 * len(NOISE_LEVELS), 3.2), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(NOISE_LEVELS) + 2, 3.4), layout="constrained")
     panels = figure.subplots(1, len(NOISE_LEVELS), sharey=True)
     for number, (axes, noise_level) in enumerate(zip(panels, NOISE_LEVELS, strict=True)):
         for name, response in responses.items():
@@ -76,7 +76,7 @@ def save_responses(responses: Mapping[str, Response], path: Path) -> None:
         axes.axhline(0, color="0.8", zorder=0)
         axes.set(title=f"t/T = {noise_level:.2f}", xlabel="position")
     panels[0].set(ylabel="log-odds of right")
-    panels[0].legend(frameon=False, fontsize="x-small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path, dpi=120)
 
 

@@ -108,13 +108,15 @@ SMALL += ["--pipeline", CIRCLES, "--attributes", "position"]
 
 
 def test_a_classifier_learns_soft_labels(drawn, tmp_path):
-    result = launch(
-        "train_classifier.py", *SMALL, "--soft_labels", "--train_data_dir", drawn, "--output_dir", tmp_path / "out"
-    )
+    defaults = ["--sampler", "sde-dpmsolver++", "--ddpm_num_inference_steps", 7]
+    flags = [*SMALL, "--soft_labels", "--train_data_dir", drawn, *defaults]
+    result = launch("train_classifier.py", *flags, "--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "member-0" / "training.json").read_text())
     assert record["flags"]["soft_labels"] is True
-    assert (tmp_path / "out" / "pipeline" / "model_index.json").exists()
+    trained = load_pipeline(tmp_path / "out" / "pipeline")
+    assert trained.config["default_sampler"] == "sde-dpmsolver++"
+    assert trained.config["default_num_inference_steps"] == 7
 
 
 def test_soft_labels_need_a_strength(drawn, tmp_path):

@@ -28,7 +28,6 @@ from diffusers_multiguidance.evaluation.report import save_histogram
 from diffusers_multiguidance.files import replace_folder
 from diffusers_multiguidance.generate import generate
 from diffusers_multiguidance.images import image_grid, to_pil
-from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
 from diffusers_multiguidance.recipe import run_script
 from diffusers_multiguidance.trainer import fit_image, load_training_set
 
@@ -46,7 +45,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval_batch_size", type=int, default=64)
     parser.add_argument("--ddpm_num_inference_steps", type=int, help="The pipeline's default unless given.")
     parser.add_argument("--guidance_scale", type=float, help="The pipeline's default unless given.")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="The pipeline's default unless given.")
+    parser.add_argument("--sampler", help="The pipeline's default unless given.")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

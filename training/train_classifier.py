@@ -69,7 +69,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--attention_head_dim", type=int, default=64)
     parser.add_argument("--guidance_scale", type=float, default=60.0, help="Default of the finished pipeline.")
     parser.add_argument("--guidance_interval", type=float, nargs=2, default=[0.0, 1.0], help="Default, likewise.")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="Default, likewise.")
+    parser.add_argument("--sampler", default="ddpm", help="Default, likewise.")
     parser.add_argument("--ddpm_num_inference_steps", type=int, help="Default, likewise; the denoiser's unless given.")
     return parser
 
@@ -91,6 +91,8 @@ def main(args: argparse.Namespace) -> None:
     if not 0 <= args.guidance_scale < math.inf:
         raise ValueError(f"`--guidance_scale` is {args.guidance_scale}; expected a number of at least 0.")
     check_guidance_interval(args.guidance_interval)
+    if args.sampler not in SAMPLERS:
+        raise ValueError(f"`--sampler` is {args.sampler!r}; expected one of {list(SAMPLERS)}.")
     if args.teacher is not None and (args.soft_labels or args.label_smoothing):
         raise ValueError(
             "`--teacher` is given with `--soft_labels` or `--label_smoothing`; expected one way to teach."

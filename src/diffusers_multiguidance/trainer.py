@@ -213,8 +213,10 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
         ),
     )
     if accelerator.device.type == "cpu":
-        # `accelerate launch` leaves one thread per process unless told otherwise.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        # `accelerate launch` leaves one thread per process unless told otherwise; more than the CPUs it may use, as
+        # in a container or under `taskset`, would wait for each other.
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cpus // accelerator.num_processes))
     return accelerator
 
 
