@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,9 @@ class Hub:
         return repo
 
     def commit(self, title: str, message: str, author: str, parent: str | None, files: dict[str, File]) -> Commit:
-        return Commit(title, message, author, datetime.now(UTC).isoformat().replace("+00:00", "Z"), parent, files)
+        return Commit(
+            title, message, author, datetime.now(timezone.utc).isoformat().replace("+00:00", "Z"), parent, files
+        )
 
     def store(self, content: bytes | str) -> File:
         """Keep the content of a file that is not LFS."""
@@ -169,7 +171,7 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[str] = []
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # clients may leave early
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients may leave early
             super().handle_error(request, client_address)
 
 
@@ -482,6 +484,18 @@ def metadata_errors(card: str) -> list[str]:
     for entry in metadata.get("model-index") or []:
         if not isinstance(entry, dict) or not {"name", "results"} <= set(entry):
             errors.append('"model-index" needs "name" and "results" in every entry')
+            continue
+        for result in entry["results"]:
+            for part, needed in (("task", ["type"]), ("dataset", ["type", "name"])):
+                for name in needed:
+                    if not isinstance(result.get(part), dict) or not isinstance(result[part].get(name), str):
+                        errors.append(f'"model-index[0].results[0].{part}.{name}" is required')
+            for metric in result.get("metrics") or [{}]:
+                errors += [
+                    f'"model-index[0].results[0].metrics[0].{name}" is required'
+                    for name in ("type", "value")
+                    if metric.get(name) is None
+                ]
     return errors
 
 

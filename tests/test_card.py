@@ -65,6 +65,8 @@ def test_card_of_a_pipeline_without_figures(folder):
     assert "Hair: 0 = black, 1 = blond, Smiling: 0 = no, 1 = yes" in card.text
     assert "Nothing was measured yet." in card.text
     assert card.data.eval_results is None
+    assert write_card(folder, {**FACTS, "target": {"Smiling": 0.5}}).returncode == 0
+    assert 'target={"Smiling": 0.5}' in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,7 @@ def test_card_of_a_pipeline_without_figures(folder):
         ({**FACTS, "colour": "red"}, "and perhaps others of"),
         ({**FACTS, "title": 3}, "`facts` has title 3; expected a str."),
         ({**FACTS, "figures": [{"rows": {}}]}, "figures without measured_on, command or rows"),
+        ({**FACTS, "target": {"Age": 0.5}}, "has the target 'Age'; expected one of ['Hair', 'Smiling']."),
         ({**FACTS, "pictures": {"none.png": "None"}}, "has the picture 'none.png'; expected files of"),
     ],
 )

@@ -200,6 +200,18 @@ def test_private_branches_and_push_to_hub(hub, tiny, tmp_path):
     assert card(hub, "user/hidden", "main", tmp_path).text.strip() == "# Tiny"
 
 
+FIGURES = """---
+model-index:
+- name: Tiny
+  results:
+  - task: {type: unconditional-image-generation}
+    dataset: {type: tiny, name: Tiny}
+    metrics:
+    - type: share
+      value: 1
+---
+"""
+
 REFUSED = """
 import json, sys
 from diffusers_multiguidance.hub.publish import publish
@@ -261,6 +273,14 @@ def test_what_is_refused(hub, tiny, tmp_path):
         "wrong metadata": (
             {"folder": changed("tags", "README.md", "---\ntags: [[1]]\n---\n")},
             '`folder` has a README.md whose metadata are not valid: .*"tags',
+        ),
+        "figures without a kind": (
+            {"folder": changed("kind", "README.md", FIGURES.replace("type: share", "name: share"))},
+            "`folder` has a README.md whose metadata are not valid: Invalid `model_index`",
+        ),
+        "figures without a value": (
+            {"folder": changed("value", "README.md", FIGURES.replace("value: 1", "value:"))},
+            r"`folder` has a README.md whose metadata are not valid: .*metrics\[0\]\.value.* is required",
         ),
         "token in the card": (
             {"folder": changed("secret", "README.md", f"---\nlicense: mit\n---\n{WRITE}\n")},
@@ -408,6 +428,23 @@ def test_training_script_pushes_what_it_trained(hub, extremes, tmp_path):
     assert loaded.config["default_num_inference_steps"] == 2
     card = ModelCard.load(Path(folder) / "README.md")
     assert card.data.library_name == "diffusers"
+    assert 'Pipeline.from_pretrained("user/trained"' in card.text
+    assert "target=" not in card.text
+    assert "training/train_unet.py --dataset_name user/circles-extremes" in card.text
+
+    words = "--resolution 16 --train_batch_size 4 --max_train_steps 2 --norm_num_groups 4 --attention_head_dim 8"
+    words += " --layers_per_block 1 --block_out_channels 8 8 --attention_resolutions 8 --attributes position"
+    words += " --push_to_hub --hub_model_id trained"  # an update, and in the user's namespace
+    script, source[-1] = ROOT / "training" / "train_classifier.py", tmp_path / "classifiers"
+    source += ["--pipeline", out / "pipeline"]
+    result = run(hub, tmp_path / "home", script, *source, *words.split())
+    assert result.returncode == 0, result.stderr
+    assert len(uploads(hub, "user/trained")) == 2
+    folder = api(hub).snapshot_download("user/trained", local_dir=tmp_path / "guided")
+    assert MultiGuidanceDDPMPipeline.from_pretrained(folder).attributes == {"position": ["left", "right"]}
+    card = ModelCard.load(Path(folder) / "README.md")
+    assert 'Pipeline.from_pretrained("user/trained"' in card.text
+    assert 'target={"position": 0.5}' in card.text
 
 
 def test_tokens_are_nowhere(hub):
