@@ -551,6 +551,32 @@ def test_the_corners_of_the_square():
     assert point_in_square(*picture.size) == (1, 0)
 
 
+SAMPLING = """
+import sys, types
+spaces = types.ModuleType("spaces")
+lent = []
+spaces.GPU = lambda function: lent.append(function.__name__) or function
+sys.modules["spaces"] = spaces
+import sampling
+print(*lent)
+"""
+
+
+def test_a_lent_gpu_is_for_sampling_only_and_a_wrong_pipeline_is_named(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    for name, code in ((str(tmp_path / "tiny"), 0), ("nobody/nothing", 1)):
+        environment = {**os.environ, "MULTIGUIDANCE_PIPELINE": name, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+        result = subprocess.run(
+            [sys.executable, "-c", SAMPLING], cwd=SPACE, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == code, result.stderr
+        if code == 0:
+            assert result.stdout.split() == ["sample", "edit"]
+        else:
+            assert result.stderr.splitlines()[-1].startswith("MULTIGUIDANCE_PIPELINE has 'nobody/nothing'; expected")
+            assert "Traceback" not in result.stderr
+
+
 def test_card_and_requirements_fit_each_other():
     _, head, _ = (SPACE / "README.md").read_text().split("---\n", 2)
     card = yaml.safe_load(head)

@@ -34,8 +34,14 @@ DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer 
 # back an edit has to go before this attribute can still move.
 KNOWN = {
     "circles": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
+    "circles-ends": (
+        "One white circle. Training showed it in the left and in the right fifth only, also to the classifiers.",
+        (0.2, 0.8),
+        0.85,
+    ),
     "circles-drawn": (
-        "The circles, guided by what was measured of drawn circles: nearer to its target.",
+        "One white circle, seen left and right only, but guided by what was measured of drawn circles: nearer to its "
+        "target.",
         (0.2, 0.8),
         0.85,
     ),
@@ -51,7 +57,8 @@ KNOWN = {
     ),
     "digits": ("Handwritten digits. Training showed the thinnest and the thickest fifth only.", (0.2, 0.8), 0.5),
     "digits-drawn": (
-        "The digits, guided by what was measured of drawn digits: nearer to its target.",
+        "Handwritten digits, seen thin and thick only, but guided by what was measured of drawn digits: nearer to "
+        "their target.",
         (0.2, 0.8),
         0.5,
     ),
@@ -104,9 +111,15 @@ def load_models() -> dict[str, Model]:
 
 def load_model(folder_or_id: str) -> Model:
     folder = Path(folder_or_id)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(folder_or_id))
-    pipe = MultiGuidanceDDPMPipeline.from_pretrained(folder)
+    try:
+        if not folder.is_dir():
+            folder = Path(snapshot_download(folder_or_id))
+        pipe = MultiGuidanceDDPMPipeline.from_pretrained(folder)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise SystemExit(
+            f"MULTIGUIDANCE_PIPELINE has {folder_or_id!r}; expected a pipeline's folder or its id on the Hub: {reason}"
+        ) from None
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     edit = MultiGuidanceEditPipeline(**pipe.components)
     for one in (pipe, edit):
