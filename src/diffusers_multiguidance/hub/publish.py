@@ -19,7 +19,7 @@ from .errors import hub_errors
 
 TEXTS = (".json", ".md", ".py", ".txt", ".yaml")
 # Where the example of a card loads from: a folder while it lies there, the repository once it is on the Hub.
-LOADS_FROM = re.compile(r"""(?<=Pipeline\.from_pretrained\(")[^"\n]*|(?<=load_dataset\(")[^"\n]*""")
+LOADS_FROM = re.compile(r'(?<=Pipeline\.from_pretrained\(")[^"\n]*')
 
 
 def publish(
@@ -157,7 +157,9 @@ def publish_folder(
         subfolders = {name.split("/")[0] for name in files if "/" in name}
         stale = [name for name in there if name not in files and name.split("/")[0] in subfolders]
         # Not `upload_folder`, which may make several commits of a slow upload.
-        card = LOADS_FROM.sub(repo_id, (folder / "README.md").read_text())
+        card = (folder / "README.md").read_text()
+        if repo_type == "model":
+            card = LOADS_FROM.sub(repo_id, card)
         commit = api.create_commit(
             repo_id,
             [
