@@ -122,7 +122,8 @@ def main(
         batches = []
         for number, aim in enumerate(track(TARGETS, name)):
             target = {attribute: float(aim)}
-            call: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale, "calibration": None}
+            call: dict[str, Any] = {"sampler": "ddpm", "num_inference_steps": steps, "guidance_scale": scale}
+            call["calibration"] = None
             if between is not None:
                 guide = {"target": target, "guidance_scale": scale}
                 noise = torch.Generator().manual_seed(seed + number)
