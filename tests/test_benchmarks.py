@@ -15,7 +15,7 @@ from diffusers_multiguidance.data.circles import draw_circle
 from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
-CIRCLES = ROOT / "pipelines" / "circles"
+CIRCLES = ROOT / "pipelines" / "circles-ends"
 
 
 def script(name: str) -> ModuleType:
