@@ -51,13 +51,13 @@ def every_nth(n: int) -> Callable[..., torch.Tensor]:
 
 
 def save_plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Each figure against seconds per image, one line a sampler."""
+    """Each figure against seconds per image, one colour a sampler."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, name in zip(panels, ("share_in_gap", "share_malformed", "kld"), strict=True):
         for sampler in dict.fromkeys(row["sampler"] for row in rows):
             points = sorted((row["seconds_per_image"], row[name]) for row in rows if row["sampler"] == sampler)
-            axes.plot(*zip(*points, strict=True), ".-", label=sampler)
+            axes.plot(*zip(*points, strict=True), "o", label=sampler)
         axes.set(xlabel="seconds per image", ylabel=name.replace("_", " "), xscale="log")
     panels[0].legend(frameon=False)
     figure.savefig(path, dpi=120)
