@@ -360,7 +360,7 @@ def test_attributes_that_are_left_free(visit):
     page = visit("?pipeline=faces&steps=2&images=1")
     expect(page.locator("#guide_first input")).not_to_be_checked()  # of Hair, which starts free
     expect(page.locator("#first input[type=range]")).to_be_disabled()
-    assert "steps at a guidance scale of 200, each attribute guided alone" in page.content()
+    assert "20 steps at a guidance scale of 20, each attribute guided alone" in page.content()
     images = generate(page)
     hair, smile = page.locator("#histograms figure").all()
     expect(hair).to_have_attribute("aria-label", re.compile("left free; 1 image"))
