@@ -1,6 +1,6 @@
 """Ways to train the classifiers that guide: how their response rises between the ends, and where samples land.
 
-    python benchmarks/classifiers.py pipelines/circles --out runs/benchmarks/classifiers
+    python benchmarks/classifiers.py pipelines/circles-ends --out runs/benchmarks/classifiers
 
 Trains each way anew on circles at the two ends, all alike but for what the row says: plain sets, label smoothing,
 spectral norm with a bound for each layer, a penalty on the gradient, and one network distilled from a set. The

@@ -1,6 +1,6 @@
 """Share of samples in the gap: unguided, one classifier at a time, and the shipped set.
 
-    python benchmarks/interpolation.py pipelines/circles --attribute position --out runs/benchmarks/circles
+    python benchmarks/interpolation.py pipelines/circles-ends --attribute position --out runs/benchmarks/circles-ends
     python benchmarks/interpolation.py pipelines/faces --attribute Smiling --num-images 500 --num-classifiers 0 \\
         --measure pipelines/faces/evaluators/Smiling --out runs/benchmarks/faces
 

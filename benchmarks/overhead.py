@@ -1,6 +1,6 @@
 """Time of the pipeline's call against a bare loop: UNet forward, classifiers forward and backward.
 
-python benchmarks/overhead.py pipelines/circles --out runs/benchmarks/overhead.json
+python benchmarks/overhead.py pipelines/circles-ends --out runs/benchmarks/overhead.json
 """
 
 from __future__ import annotations

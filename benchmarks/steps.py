@@ -1,6 +1,6 @@
 """How few steps are enough: quality and time of each sampler and number of steps, all in one run.
 
-    python benchmarks/steps.py pipelines/circles --attribute position --out runs/benchmarks/steps
+    python benchmarks/steps.py pipelines/circles-drawn --attribute position --out runs/benchmarks/steps
 
 Quality is that of the middle (share in the gap at 0.5, malformed) and of the whole range (`target="uniform"`, KLD).
 A row is SAMPLER:STEPS, with :SCALE where it is not the pipeline's, and a further :N asks the classifiers at every N-th

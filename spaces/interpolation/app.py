@@ -30,9 +30,10 @@ from pictures import (
     strip,
     to_pil,
 )
-from sampling import DEFAULT_STEPS, MODELS, SAMPLERS, Model, Step, edit, sample
+from sampling import DEFAULT_STEPS, MODELS, Model, Step, edit, sample
 from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, number, to_query
 
+from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
 from diffusers_multiguidance.seeds import stream_seed
 
 # Cached examples last as long as this process, which may have other pipelines than the last one had.
@@ -358,7 +359,6 @@ def show(model: Model, settings: Settings) -> dict[Any, Any]:
         edited: [],
         edit_status: status(""),
         two_tab: gr.update(visible=two),
-        square_scale: model.square_scale,
         plane: square(model.attributes, tuple(aims.values())) if two else None,
         point_image: None,
         point_status: status(""),
@@ -449,7 +449,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
             with gr.Accordion("Sampling", open=False):
                 scale = gr.Number(usual.scale, label="Guidance scale: how strongly", minimum=0, maximum=MAX_SCALE)
                 steps = gr.Slider(1, MAX_STEPS, usual.steps, step=1, label="Steps")
-                sampler = gr.Radio(SAMPLERS, value=usual.sampler, label="Sampler")
+                sampler = gr.Radio(list(SAMPLERS), value=usual.sampler, label="Sampler")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
             gr.Markdown("The address of this page keeps these settings: share it.", elem_classes="note")
 
@@ -580,9 +580,6 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                         alt_text="A square, one attribute across, the other upwards",
                     )
                     with gr.Column(min_width=300):
-                        square_scale = gr.Number(
-                            30, label="Guidance scale in the square", minimum=0, maximum=MAX_SCALE
-                        )
                         point_button = gr.Button("Draw", variant="primary")
                         point_status = gr.HTML(status(""))
                         point_image = gr.Image(
@@ -652,7 +649,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
         **sampling,
     ).failure(**clear(edit_status))
 
-    point = [chooser, first, second, square_scale, steps, sampler, seed]
+    point = [chooser, first, second, scale, steps, sampler, seed]
     pointed = [plane, point_image, point_status]
     plane.select(click_square, None, [first, second], **quick).then(
         draw_point, point, pointed, api_visibility="private", show_progress_on=point_status, **sampling

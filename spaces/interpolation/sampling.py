@@ -27,7 +27,6 @@ from PIL import Image
 from diffusers_multiguidance.evaluation.attributes import Measure, load_measure
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline, MultiGuidanceEditPipeline
 
-SAMPLERS = ["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++"]
 DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer or more
 
 # What is known of the pipelines of the repository: a sentence, which strengths no training image had, and how far
@@ -69,8 +68,6 @@ KNOWN = {
         0.5,
     ),
 }
-FREE = {"faces": ["Hair"]}  # attributes that are not guided at first, since the scale is too much for them
-SQUARE_SCALE = {"faces": 20.0}  # where both attributes are guided, if not the usual one
 
 
 @dataclass
@@ -85,8 +82,6 @@ class Model:
     edit: MultiGuidanceEditPipeline
     attributes: dict[str, list[str]]  # those with two classes, two at most: each gets a slider
     measures: dict[str, Measure]  # of those that can be measured
-    free: list[str]  # attributes that are not guided at first
-    square_scale: float  # of guidance, where both attributes are guided
 
     def calibration(self, sampler: str) -> dict[str, Any] | None:
         """That with about `DEFAULT_STEPS` steps of this sampler, where every attribute has one."""
@@ -134,8 +129,7 @@ def load_model(folder_or_id: str) -> Model:
             measures[attribute] = load_measure(str(evaluator) if evaluator.is_dir() else attribute)
     name = Path(folder_or_id).name
     note, gap, edit_strength = KNOWN.get(name, ("", None, 0.5))
-    square_scale = SQUARE_SCALE.get(name, pipe.config["default_guidance_scale"])
-    return Model(name, note, gap, edit_strength, pipe, edit, attributes, measures, FREE.get(name, []), square_scale)
+    return Model(name, note, gap, edit_strength, pipe, edit, attributes, measures)
 
 
 @dataclass

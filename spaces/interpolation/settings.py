@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from sampling import DEFAULT_STEPS, MODELS, SAMPLERS, Model
+from sampling import DEFAULT_STEPS, MODELS, Model
+
+from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
 
 MAX_SCALE = 10_000  # pipelines differ by far more than a slider can show
 MAX_STEPS = 100
@@ -36,7 +38,7 @@ def defaults(model: Model) -> Settings:
     scale, steps = model.pipe.config["default_guidance_scale"], DEFAULT_STEPS
     if calibration := model.calibration(sampler):
         scale, steps = calibration["guidance_scale"], calibration["num_inference_steps"]
-    targets = {name: None if name in model.free else 0.5 for name in model.attributes}
+    targets: dict[str, float | None] = dict.fromkeys(model.attributes, 0.5)
     return Settings(targets, False, min(scale, MAX_SCALE), min(steps, MAX_STEPS), sampler, images=4, seed=0)
 
 
