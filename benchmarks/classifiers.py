@@ -29,11 +29,11 @@ from torch.nn.utils import parametrizations, parametrize
 
 from diffusers_multiguidance.cli import load_pipeline
 from diffusers_multiguidance.data.circles import circles
-from diffusers_multiguidance.data.extremes import select_by_factor
+from diffusers_multiguidance.curation.extremes import select_by_factor
 from diffusers_multiguidance.diffusion import GaussianDiffusion
-from diffusers_multiguidance.evaluation.attributes import CirclePosition
+from diffusers_multiguidance.evaluation.evaluators import CirclePosition
 from diffusers_multiguidance.evaluation.uniformity import share_in_gap, share_malformed
-from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.generate import generate
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
 from response import respond, save_heat_maps, save_responses

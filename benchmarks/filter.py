@@ -23,9 +23,9 @@ import typer
 from accelerate import Accelerator
 
 from diffusers_multiguidance.data.faces import faces
-from diffusers_multiguidance.files import add_to_folder
-from diffusers_multiguidance.models.image_classifier import ImageClassifier
-from diffusers_multiguidance.scoring import decode, log_odds, to_images
+from diffusers_multiguidance.utils.files import add_to_folder
+from diffusers_multiguidance.models.evaluator import ImageClassifier
+from diffusers_multiguidance.curation.labelers import decode, log_odds, to_images
 
 BATCH_SIZE = 64  # build_dataset.py's default
 BUILD = Path(__file__).parents[1] / "training" / "build_dataset.py"

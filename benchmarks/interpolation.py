@@ -18,10 +18,10 @@ import numpy as np
 import typer
 
 from diffusers_multiguidance.cli import MeasureName, SamplerName, load_pipeline
-from diffusers_multiguidance.evaluation.attributes import load_measure
-from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
+from diffusers_multiguidance.evaluation.evaluators import load_measure
+from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import save_histogram, write_report
-from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.generate import generate
 from diffusers_multiguidance.models import NoisyClassifierSet
 

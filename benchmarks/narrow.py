@@ -24,8 +24,8 @@ from rich.table import Table
 
 from diffusers_multiguidance.cli import MeasureName, load_pipeline
 from diffusers_multiguidance.diffusion import GaussianDiffusion
-from diffusers_multiguidance.evaluation.attributes import load_measure
-from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.evaluation.evaluators import load_measure
+from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.generate import image_generators
 from diffusers_multiguidance.guidance import guidance_gradient, is_guided, weights_from_target
 from targets import TARGETS, figures

@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from diffusers_multiguidance.cli import load_pipeline
 from diffusers_multiguidance.data.circles import RADIUS, draw_circle, position
 from diffusers_multiguidance.diffusion import GaussianDiffusion
-from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.utils.files import add_to_folder
 
 NOISE_LEVELS = (0.0, 1 / 3, 2 / 3)  # share of the noise schedule
 DRAWS = 8  # of the noise

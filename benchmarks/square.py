@@ -20,10 +20,10 @@ import typer
 from matplotlib.figure import Figure
 
 from diffusers_multiguidance.cli import SamplerName, load_pipeline
-from diffusers_multiguidance.evaluation.attributes import load_measure
-from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.evaluation.evaluators import load_measure
+from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.generate import generate
-from diffusers_multiguidance.images import image_grid, to_pil
+from diffusers_multiguidance.utils.images import image_grid, to_pil
 
 CELLS = 10
 BATCH = 200

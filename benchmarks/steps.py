@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusers_multiguidance.cli import MeasureName, load_pipeline
-from diffusers_multiguidance.evaluation.attributes import load_measure
+from diffusers_multiguidance.evaluation.evaluators import load_measure
 from diffusers_multiguidance.evaluation.uniformity import kld_floor, kld_to_uniform, share_in_gap, share_malformed
-from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.generate import generate
 from diffusers_multiguidance.guidance import guidance_gradient
 from diffusers_multiguidance.pipelines import multiguidance_ddpm

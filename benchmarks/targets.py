@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from diffusers_multiguidance.cli import MeasureName, SamplerName, load_pipeline
-from diffusers_multiguidance.evaluation.attributes import load_measure
-from diffusers_multiguidance.evaluation.quality import class_probabilities, share_recognized
+from diffusers_multiguidance.evaluation.evaluators import load_measure
+from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import summarize
 from diffusers_multiguidance.evaluation.uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform
-from diffusers_multiguidance.files import add_to_folder
+from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.generate import generate
-from diffusers_multiguidance.images import image_grid, to_pil
+from diffusers_multiguidance.utils.images import image_grid, to_pil
 
 TARGETS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 NEAR = 0.05

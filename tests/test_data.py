@@ -5,7 +5,7 @@ import pytest
 
 from diffusers_multiguidance.data.circles import circles, draw_circle, position
 from diffusers_multiguidance.data.digits import THICKNESS_QUANTILES, digits, stroke_thickness, thickness_factor
-from diffusers_multiguidance.data.extremes import select_by_factor
+from diffusers_multiguidance.curation.extremes import select_by_factor
 
 
 def test_circle_has_thirteen_pixels_around_its_centre():

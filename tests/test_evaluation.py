@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusers_multiguidance.data.circles import draw_circle, position
-from diffusers_multiguidance.evaluation.attributes import CirclePosition, StrokeThickness
+from diffusers_multiguidance.evaluation.evaluators import CirclePosition, StrokeThickness
 from diffusers_multiguidance.evaluation.report import summarize, write_report
 from diffusers_multiguidance.evaluation.uniformity import (
     histogram,

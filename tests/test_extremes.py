@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusers_multiguidance.data.extremes import (
+from diffusers_multiguidance.curation.extremes import (
     confident,
     leak,
     least_confident,

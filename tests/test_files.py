@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusers_multiguidance.files import add_to_folder, replace_folder
+from diffusers_multiguidance.utils.files import add_to_folder, replace_folder
 
 
 def test_replace_folder(tmp_path):

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
-from diffusers_multiguidance.pipelines.single_file import inline_source
+from diffusers_multiguidance.hub.bundle import inline_source
 
 COMMITTED = sorted(path.parent for path in (Path(__file__).parents[1] / "pipelines").glob("*/model_index.json"))
 

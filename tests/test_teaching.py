@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 from diffusers_multiguidance.cli import load_pipeline
 from diffusers_multiguidance.data.circles import circles, draw_circle, position
-from diffusers_multiguidance.data.extremes import evenly_spread, select_by_factor
-from diffusers_multiguidance.evaluation.geodesic import geodesic_strengths
+from diffusers_multiguidance.curation.extremes import evenly_spread, select_by_factor
+from diffusers_multiguidance.curation.pseudo_labels import geodesic_strengths
 
 CIRCLES = ROOT / "pipelines" / "circles"
 

@@ -19,12 +19,12 @@ from launch import CPU, ROOT, kill_all, launch, launch_command
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_multiguidance.evaluation.quality import class_probabilities, evaluator_logits, share_recognized
-from diffusers_multiguidance.models.image_classifier import ImageClassifier
+from diffusers_multiguidance.evaluation.fidelity import class_probabilities, evaluator_logits, share_recognized
+from diffusers_multiguidance.models.evaluator import ImageClassifier
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
-from diffusers_multiguidance.recipe import parse_arguments
-from diffusers_multiguidance.seeds import stream_seed
-from diffusers_multiguidance.trainer import (
+from diffusers_multiguidance.training.recipe import parse_arguments
+from diffusers_multiguidance.utils.seeds import stream_seed
+from diffusers_multiguidance.training.trainer import (
     RunSampler,
     find_checkpoints,
     image_channels,

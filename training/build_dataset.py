@@ -26,17 +26,17 @@ from datasets import ClassLabel, Dataset
 from diffusers_multiguidance.data.celeba import celeba
 from diffusers_multiguidance.data.circles import circles
 from diffusers_multiguidance.data.digits import digits
-from diffusers_multiguidance.data.extremes import Selection, oversample, select_by_factor, select_by_score
+from diffusers_multiguidance.curation.extremes import Selection, oversample, select_by_factor, select_by_score
 from diffusers_multiguidance.data.faces import faces
 from diffusers_multiguidance.data.images import image_dataset
 from diffusers_multiguidance.data.objects import objects
-from diffusers_multiguidance.data_card import push_data_set, write_card
-from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.curation.data_card import push_data_set, write_card
+from diffusers_multiguidance.utils.files import replace_folder
 from diffusers_multiguidance.hub.publish import find_token
-from diffusers_multiguidance.label_filter import select_by_labels
-from diffusers_multiguidance.recipe import run_script
-from diffusers_multiguidance.scoring import zero_shot_log_odds
-from diffusers_multiguidance.trainer import add_training_arguments, check_training_arguments, create_accelerator
+from diffusers_multiguidance.curation.label_filter import select_by_labels
+from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.curation.labelers import zero_shot_log_odds
+from diffusers_multiguidance.training.trainer import add_training_arguments, check_training_arguments, create_accelerator
 
 CARD = Path(__file__).parents[1] / "model_cards" / "extreme_set.md"
 

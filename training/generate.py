@@ -21,15 +21,15 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from diffusers_multiguidance.cli import load_pipeline
-from diffusers_multiguidance.data.extremes import evenly_spread
-from diffusers_multiguidance.evaluation.attributes import load_measure
-from diffusers_multiguidance.evaluation.geodesic import geodesic_strengths
+from diffusers_multiguidance.curation.extremes import evenly_spread
+from diffusers_multiguidance.evaluation.evaluators import load_measure
+from diffusers_multiguidance.curation.pseudo_labels import geodesic_strengths
 from diffusers_multiguidance.evaluation.report import save_histogram
-from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.utils.files import replace_folder
 from diffusers_multiguidance.generate import generate
-from diffusers_multiguidance.images import image_grid, to_pil
-from diffusers_multiguidance.recipe import run_script
-from diffusers_multiguidance.trainer import fit_image, load_training_set
+from diffusers_multiguidance.utils.images import image_grid, to_pil
+from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.training.trainer import fit_image, load_training_set
 
 
 def create_parser() -> argparse.ArgumentParser:

@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from datasets import ClassLabel
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
-from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.utils.files import replace_folder
 from diffusers_multiguidance.guidance import check_guidance_interval
 from diffusers_multiguidance.hub.card import unmeasured_facts, write_pipeline_card
 from diffusers_multiguidance.hub.publish import find_token, publish
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
-from diffusers_multiguidance.recipe import run_script
-from diffusers_multiguidance.trainer import (
+from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.training.trainer import (
     Batch,
     add_training_arguments,
     check_training_arguments,

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Value
 
-from diffusers_multiguidance.files import replace_folder
-from diffusers_multiguidance.models.image_classifier import ImageClassifier
-from diffusers_multiguidance.recipe import run_script
-from diffusers_multiguidance.trainer import (
+from diffusers_multiguidance.utils.files import replace_folder
+from diffusers_multiguidance.models.evaluator import ImageClassifier
+from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.training.trainer import (
     Batch,
     add_training_arguments,
     check_training_arguments,

@@ -18,14 +18,14 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
-from diffusers_multiguidance.files import replace_folder
+from diffusers_multiguidance.utils.files import replace_folder
 from diffusers_multiguidance.hub.card import unmeasured_facts, write_pipeline_card
 from diffusers_multiguidance.hub.publish import find_token, publish
-from diffusers_multiguidance.images import image_grid
+from diffusers_multiguidance.utils.images import image_grid
 from diffusers_multiguidance.models import create_unet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
-from diffusers_multiguidance.recipe import run_script
-from diffusers_multiguidance.trainer import (
+from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.training.trainer import (
     Batch,
     add_training_arguments,
     check_training_arguments,

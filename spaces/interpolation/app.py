@@ -34,7 +34,7 @@ from sampling import DEFAULT_STEPS, MODELS, Model, Step, edit, sample
 from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, number, to_query
 
 from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
-from diffusers_multiguidance.seeds import stream_seed
+from diffusers_multiguidance.utils.seeds import stream_seed
 
 # Cached examples last as long as this process, which may have other pipelines than the last one had.
 examples_cache = tempfile.TemporaryDirectory()

@@ -24,7 +24,7 @@ import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
 
-from diffusers_multiguidance.evaluation.attributes import Measure, load_measure
+from diffusers_multiguidance.evaluation.evaluators import Measure, load_measure
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline, MultiGuidanceEditPipeline
 
 DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer or more

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .files import add_to_folder
+from .utils.files import add_to_folder
 from .guidance import Target
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -85,7 +85,7 @@ def sample(
 ) -> None:
     """Draw images; without --target the plain, unguided ones."""
     from .generate import generate
-    from .images import image_grid, to_pil
+    from .utils.images import image_grid, to_pil
 
     call: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .seeds import stream_seed
+from .utils.seeds import stream_seed
 
 
 def image_generators(seed: int, start: int, count: int) -> list[torch.Generator]:

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
-from ..files import replace_folder
+from ..utils.files import replace_folder
 from .faces import HAIR_CLASSES, LABEL_NOISE, draw_row, hair_label
 from .images import Counts, load_source, read_images, undecoded
 

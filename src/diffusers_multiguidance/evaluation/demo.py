@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..images import image_grid, to_pil
+from ..utils.images import image_grid, to_pil
 from .report import draw_histogram, summarize
 
 

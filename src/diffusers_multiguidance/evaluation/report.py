@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..images import image_grid, to_pil
+from ..utils.images import image_grid, to_pil
 from .uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform, share_in_gap, share_malformed
 
 

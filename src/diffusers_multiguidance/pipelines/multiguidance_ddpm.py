@@ -31,7 +31,7 @@ from ..guidance import (
     weights_from_target,
 )
 from ..models.noisy_classifier import NoisyClassifierSet
-from .single_file import inline_source
+from ..hub.bundle import inline_source
 
 # What `model_index.json` may name, by component: nothing else is ever imported or loaded.
 COMPONENT_CLASSES = {

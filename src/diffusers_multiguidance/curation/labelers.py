@@ -1,0 +1,139 @@
+"""Scorers of an extreme set: networks trained on its noisy labels, and what they say of every image.
+
+They read every image many times, and to decode one takes as long as to judge it, so that is done once: `decode`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms.v2 import RandomCrop
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoProcessor
+
+from ..utils.files import replace_folder
+from ..models.evaluator import ImageClassifier
+from ..training.trainer import fit_image, image_channels, random_flip, train
+
+
+def decode(accelerator: Accelerator, dataset: Dataset, resolution: int, batch_size: int, path: Path) -> torch.Tensor:
+    """All images, (N, resolution, resolution, C) uint8, mapped from the file at `path`, which is written once.
+
+    It takes 12 KiB for an image of 64 x 64 pixels; the system holds in memory what it has room for.
+    """
+    with accelerator.main_process_first():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            channels, temporary = image_channels(dataset), path.with_suffix(".tmp")
+            shape = (len(dataset), resolution, resolution, channels)
+            pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            images = dataset.select_columns("image")
+            for start in tqdm(range(0, len(dataset), batch_size), desc="decoding", unit="batch"):
+                batch = images[start : start + batch_size]["image"]
+                rows = [np.asarray(fit_image(image, resolution, channels)) for image in batch]
+                pixels[start : start + len(rows)] = np.stack(rows).reshape(len(rows), *shape[1:])
+            pixels.flush()
+            temporary.rename(path)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def to_images(pixels: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, C) uint8 to (B, C, H, W) float32 in [-1, 1], channels last in memory."""
+    return pixels.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
+
+
+def train_scorer(
+    accelerator: Accelerator,
+    dataset: Subset[tuple[torch.Tensor, ...]],
+    attribute: str,
+    classes: list[str],
+    args: argparse.Namespace,
+    folder: Path,
+    seed: int,
+) -> ImageClassifier:
+    """Train a `timm` network on labels of two classes, or load it where that was done before.
+
+    Args:
+        dataset: uint8 pixels (H, W, C) as of `decode`, and a label: 0, 1, or -1 for an image between the two.
+        args: the training flags, and `--scorer_model`, `--scorer_resolution` and `--random_flip`.
+        folder: for checkpoints, and the finished network in its `scorer`.
+    """
+    finished = folder / "scorer"
+    if not finished.exists():
+        torch.manual_seed(seed)
+        size, _, channels = dataset[0][0].shape
+        model = ImageClassifier(args.scorer_model, attribute, classes, channels, size)
+        shift = RandomCrop(size, padding=size // 16, padding_mode="edge")  # by the same for a batch
+
+        def compute_loss(model: Any, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+            images, labels = to_images(batch[0]), batch[1]
+            if args.random_flip:
+                images = random_flip(images)
+            images = shift(images)
+            logits = model(images)
+            labelled = labels >= 0
+            # An image of neither kind has both probabilities at one half.
+            shares = torch.where(labelled[:, None], F.one_hot(labels.clamp(min=0), 2).float(), 0.5)
+            accuracy = (logits.argmax(dim=1) == labels)[labelled].float().mean()
+            return {"loss": F.cross_entropy(logits, shares), "accuracy": accuracy}
+
+        model, _ = train(accelerator, model, dataset, compute_loss, args, folder, folder.name, seed)
+        if accelerator.is_main_process:
+            with replace_folder(finished) as temporary:
+                model.cpu().to(memory_format=torch.contiguous_format).save_pretrained(temporary)
+        accelerator.wait_for_everyone()
+    return ImageClassifier.from_pretrained(finished)
+
+
+def log_odds(
+    accelerator: Accelerator, models: list[ImageClassifier], pixels: torch.Tensor, batch_size: int, description: str
+) -> np.ndarray:
+    """Log-odds of the second class, (models, N) float32, of every image of `decode`, in its order.
+
+    Each process judges its part of the images, in batches of `batch_size`.
+    """
+    for model in models:
+        model.to(accelerator.device, memory_format=torch.channels_last).eval()
+    part = pixels.tensor_split(accelerator.num_processes)[accelerator.process_index]
+    scores = []
+    with torch.inference_mode():
+        for batch in tqdm(part.split(batch_size), desc=description, disable=not accelerator.is_main_process):
+            images = to_images(batch.to(accelerator.device))
+            logits = torch.stack([model(images) for model in models], dim=1)
+            scores.append((logits[..., 1] - logits[..., 0]).float().cpu())
+    return torch.cat(gather_object(scores)).T.numpy()
+
+
+def zero_shot_log_odds(
+    accelerator: Accelerator, dataset: Dataset, model_name: str, prompts: list[str], args: argparse.Namespace
+) -> np.ndarray:
+    """How much more an image fits the second prompt than the first, (N,) float32, by any CLIP-like checkpoint.
+
+    The paper orders CelebA by age in this way, with FaRL (appendix D).
+    """
+    processor = AutoProcessor.from_pretrained(model_name)
+    model = AutoModel.from_pretrained(model_name).to(accelerator.device).eval()
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        images = [row["image"].convert("RGB") for row in rows]
+        return processor(text=prompts, images=images, return_tensors="pt", padding=True)
+
+    scores = []
+    with torch.inference_mode():
+        for batch in tqdm(
+            DataLoader(dataset.select_columns("image"), args.eval_batch_size, collate_fn=collate),
+            desc="zero-shot scores",
+            disable=not accelerator.is_main_process,
+        ):
+            logits = model(**batch.to(accelerator.device)).logits_per_image
+            scores.append((logits[:, 1] - logits[:, 0]).float().cpu())
+    return torch.cat(scores).numpy()
