@@ -1,90 +1,210 @@
-"""What a calibration says: at which set point the classifiers lead to which measured strength.
+"""Calibration: which target probability leads to which value, measured for one way to sample.
 
-A calibration holds for one attribute and one way to sample. `multiguidance calibrate` measures it, the pipeline's
-configuration carries it, and with it `target` means measured strength instead of the classifiers' probability.
+It holds for one attribute and one scheduler, number of steps, guidance scale and interval. The pipeline's configuration
+carries it, and with it a `target` means a measured value instead of the classifiers' probability
+(`guidance.find_calibrations`).
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from matplotlib.figure import Figure
+from scipy.optimize import minimize
+from scipy.stats import beta, entropy, spearmanr
+from sklearn.isotonic import IsotonicRegression
 
-CALL = ("sampler", "num_inference_steps", "guidance_scale", "guidance_interval")
+from .evaluation.evaluators import find_evaluator, load_evaluator
+from .generate import generate, load_pipeline
+from .guidance import weights_fingerprint
+from .schedulers import scheduler_name
+
+CALL = ("scheduler", "num_inference_steps", "guidance_scale", "guidance_interval")
+BINS = 20
+IMAGES = 500  # that the even spread is worked out for
 
 
-def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[float]:
-    """The first weights of each network, which no other checkpoint shares."""
-    return [
-        round(float(weight), 6) for network in networks for weight in next(network.parameters()).detach().flatten()[:8]
-    ]
-
-
-def find_calibrations(
-    calibrations: Mapping[str, Sequence[Mapping[str, Any]]],
-    attributes: Iterable[str],
-    call: Mapping[str, Any],
-    choice: str | None,
-    networks: Iterable[torch.nn.Module],
-) -> dict[str, Mapping[str, Any]]:
-    """By attribute, what was measured with this call; see `weights_from_target`.
+def calibrate(
+    pipeline: str | Path,
+    attribute: str,
+    evaluator: str | Path | None = None,
+    scheduler: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    num_target_probabilities: int = 21,
+    num_images: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Sample over a grid of target probabilities, evaluate what comes out, and add the fitted map to the folder.
 
     Args:
-        calibrations: of a pipeline, by attribute.
-        attributes: those to aim for.
-        call: sampler, num_inference_steps, guidance_scale and guidance_interval.
-        choice: "same", only what was measured with exactly this call; "nearest", else that of the same sampler with
-            the nearest number of steps; None, no calibration at all.
-        networks: the denoiser and each classifier of the set.
+        pipeline: its folder; `model_index.json` gets the calibration, and a plot is put beside it.
+        evaluator: see `load_evaluator`; the one that the pipeline carries unless given.
+        scheduler: short name; the pipeline's unless given. So with the three below: None takes what a call would.
+        num_target_probabilities: spread evenly over [0, 1].
+        num_images: for each target probability.
+
+    Returns:
+        The calibration, as the configuration has it.
 
     Raises:
-        ValueError: for a calibration that was measured with other weights.
+        ValueError: for less than 3 target probabilities, a folder that is none, what the pipeline's call refuses, or
+            values that do not follow; see `fit_calibration`.
     """
-    found = {}
-    for attribute in attributes if choice else ():
-        fitting = [c for c in calibrations.get(attribute, ()) if c["sampler"] == call["sampler"]]
-        same = [c for c in fitting if all(np.array_equal(c[name], call[name]) for name in call)]
-        steps = call["num_inference_steps"]
-        nearest = sorted(fitting, key=lambda c: abs(c["num_inference_steps"] - steps)) if choice == "nearest" else []
-        if not same + nearest:
-            warnings.warn(
-                f"'{attribute}' has no calibration for this sampler, number of steps, guidance scale and interval: "
-                "its target means the classifiers' probability, not a measured strength.",
-                stacklevel=3,
+    if num_target_probabilities < 3:
+        raise ValueError(f"`num_target_probabilities` is {num_target_probabilities}; expected at least 3.")
+    folder = Path(pipeline)
+    if not folder.is_dir():
+        raise ValueError(f"`pipeline` is {str(pipeline)!r}; expected a folder.")
+    name = str(evaluator or find_evaluator(folder, attribute))
+    evaluate = load_evaluator(name)
+    loaded = load_pipeline(folder, scheduler)
+    call = loaded.resolve_call(num_inference_steps, guidance_scale, guidance_interval)
+    probabilities = np.linspace(0, 1, num_target_probabilities)
+    sampling = {key: call[key] for key in CALL[1:]}
+    values = [
+        evaluate(
+            generate(
+                loaded,
+                num_images,
+                seed + number,
+                description=f"target probability {probability:.2f}",
+                target={attribute: float(probability)},
+                calibration=None,
+                **sampling,
             )
-            continue
-        chosen = (same + nearest)[0]
-        found_weights, measured_weights = weights_fingerprint(networks), chosen["fingerprint"]
-        same_number = len(found_weights) == len(measured_weights)
-        # With room for half precision.
-        if not (same_number and np.allclose(found_weights, measured_weights, rtol=0.02, atol=1e-3)):
-            raise ValueError(
-                f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
-                "`multiguidance calibrate` again, or call with calibration=None."
-            )
-        found[attribute] = chosen
-    return found
+        )
+        for number, probability in enumerate(probabilities)
+    ]
+    fit = fit_calibration(probabilities, np.stack(values))
+    inside = Path(name).resolve().is_relative_to(folder.resolve())
+    calibration = {
+        **call,
+        **fit,
+        "fingerprint": weights_fingerprint([loaded.denoiser, *loaded.classifiers.members]),
+        "evaluator": Path(name).resolve().relative_to(folder.resolve()).as_posix() if inside else name,
+        "num_images": num_images,
+        "seed": seed,
+        "date": date.today().isoformat(),
+    }
+    add_calibration(folder, attribute, calibration)
+    save_calibration_plot(fit, attribute, folder / f"calibration_{attribute}.png")
+    return calibration
 
 
-def add_calibration(folder: Path, attribute: str, calibration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Add a calibration to a pipeline folder: to its configuration, and with `record` to `calibration.json`.
+def fit_calibration(probabilities: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    """The monotone map from target probability to mean value (isotonic regression).
 
-    One that was measured with the same call before is replaced.
+    Args:
+        probabilities: (P,) ascending, in [0, 1].
+        values: (P, n) measured, NaN where an image can't be.
+
+    Returns:
+        The map, `target_probabilities` to `values`, both ascending, where the middle of a flat stretch stands for it;
+        `even_values`, see that function; and what was `measured` at every target probability: mean, standard
+        deviation and share malformed.
+
+    Raises:
+        ValueError: if most images can't be measured, or the value does not rise with the target probability.
     """
-    index = json.loads((folder / "model_index.json").read_text())
-    path = folder / "calibration.json"
-    records = json.loads(path.read_text()) if path.exists() else {}
+    if np.isnan(values).mean() > 0.5:
+        raise ValueError(
+            f"`evaluator` fails on {100 * np.isnan(values).mean():.0f} % of the images; expected it to know most."
+        )
+    counts = (~np.isnan(values)).sum(axis=1)
+    known = counts > 0
+    mean, spread = np.nanmean(values[known], axis=1), np.nanstd(values[known], axis=1)
+    correlation = float(spearmanr(probabilities[known], mean).statistic)
+    if not correlation >= 0.8:
+        raise ValueError(
+            f"`attribute` does not follow its target probability (rank correlation {correlation:.2f}); expected at "
+            "least 0.8: more images, better classifiers or another guidance scale."
+        )
+    isotonic = IsotonicRegression(y_min=0, y_max=1).fit(probabilities[known], mean, sample_weight=counts[known])
+    fitted = isotonic.predict(probabilities[known])
+    levels = np.unique(fitted)
+    middles = [float(probabilities[known][fitted == level].mean()) for level in levels]
+    return {
+        "target_probabilities": [round(value, 5) for value in middles],
+        "values": [round(float(level), 5) for level in levels],
+        "even_values": even_values(probabilities[known], values[known], middles, levels),
+        "measured": {
+            "target_probabilities": [round(float(value), 5) for value in probabilities[known]],
+            "mean": [round(float(value), 5) for value in mean],
+            "standard_deviation": [round(float(value), 5) for value in spread],
+            "malformed": [round(float(value), 5) for value in np.isnan(values[known]).mean(axis=1)],
+        },
+    }
+
+
+def even_values(
+    probabilities: np.ndarray, values: np.ndarray, mapped: list[float], levels: np.ndarray
+) -> list[float]:
+    """Where a batch has to aim so that what comes out is spread evenly.
+
+    Images stray from their target, and mostly towards the ends, so evenly spread targets leave the middle sparse.
+    Targets that follow a beta distribution can make up for it; its two parameters are those whose mixture of measured
+    values is nearest to uniform.
+
+    Args:
+        probabilities: (P,) ascending.
+        values: (P, n) measured there, NaN where an image can't be.
+        mapped: target probabilities of the monotone map to `levels`, both ascending.
+        levels: values of the map.
+
+    Returns:
+        Targets at the shares 0, 0.05, ... 1 of the batch, ascending.
+    """
+    known = [row[~np.isnan(row)] for row in values]
+    shares = np.stack([np.histogram(row, BINS, (0, 1))[0] / len(row) for row in known])
+    batch = (np.arange(IMAGES) + 0.5) / IMAGES
+
+    def unevenness(parameters: np.ndarray) -> float:
+        aims = np.interp(beta.ppf(batch, *np.exp(parameters)), levels, mapped)
+        place = np.interp(aims, probabilities, np.arange(len(probabilities)))
+        below = np.minimum(place.astype(int), len(probabilities) - 2)
+        upper = (place - below)[:, None]
+        mixture = ((1 - upper) * shares[below] + upper * shares[below + 1]).mean(axis=0)
+        return float(entropy(mixture, np.full(BINS, 1 / BINS)))
+
+    best = minimize(unevenness, np.zeros(2), method="Nelder-Mead", bounds=[(-2.3, 2.3)] * 2)
+    return [round(float(value), 5) for value in beta.ppf(np.linspace(0, 1, 21), *np.exp(best.x))]
+
+
+def add_calibration(folder: Path, attribute: str, calibration: Mapping[str, Any]) -> None:
+    """Add a calibration to the configuration of a pipeline folder; it replaces one that was measured with the same call."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
     # A dictionary, since diffusers takes every list in a model_index.json for a component.
     known = index.setdefault("calibrations", {})
-    for entries, entry in ((known, calibration), (records, {**calibration, **record})):
-        others = [old for old in entries.get(attribute, []) if any(old[name] != calibration[name] for name in CALL)]
-        entries[attribute] = [*others, entry]
-    for name, content in (("calibration.json", records), ("model_index.json", index)):
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(folder / name)
+    others = [old for old in known.get(attribute, []) if any(old[name] != calibration[name] for name in CALL)]
+    known[attribute] = [*others, calibration]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(index, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def save_calibration_plot(fit: Mapping[str, Any], attribute: str, path: Path) -> None:
+    """Target probability against measured value, with the spread of the images and the fit."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    measured = fit["measured"]
+    axes.plot((0, 1), (0, 1), color="0.85")
+    axes.errorbar(
+        measured["target_probabilities"],
+        measured["mean"],
+        measured["standard_deviation"],
+        fmt=".",
+        capsize=2,
+        label="measured",
+    )
+    axes.plot(fit["target_probabilities"], fit["values"], label="isotonic fit")
+    axes.set(xlabel="target probability", ylabel=f"{attribute}, mean and standard deviation", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)

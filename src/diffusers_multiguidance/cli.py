@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,23 +15,25 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .utils.files import add_to_folder
 from .guidance import Target
+from .utils.files import add_to_folder
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
-MeasureName = Annotated[
+EvaluatorName = Annotated[
     str | None,
     typer.Option(
-        "--measure",
-        help="position or height (circles), thickness (digits), or an evaluator's folder; the attribute unless given.",
+        "--evaluator",
+        help="circle-position, circle-height, stroke-thickness, or the folder of one; the pipeline's own unless given.",
     ),
 ]
-SamplerName = Annotated[
+SchedulerName = Annotated[
     str | None,
-    typer.Option(help="ddpm, ddim, dpmsolver++ or sde-dpmsolver++; the pipeline's default unless given."),
+    typer.Option("--scheduler", help="ddpm, ddim, sde-dpmsolver++, unipc, ...; the pipeline's unless given."),
 ]
+NumSteps = Annotated[int | None, typer.Option(help="What the scheduler was tuned for unless given.")]
+GuidanceScale = Annotated[float | None, typer.Option(help="What the scheduler was tuned for unless given.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
 
@@ -50,12 +51,12 @@ def main() -> None:
 
 @app.command()
 def demo(out: OutFolder = Path("demo")) -> None:
-    """Draw circles from a model that saw only the left and the right: without and with multi-guidance."""
-    from .evaluation.attributes import CirclePosition
+    """Generate circles by a model that saw only the left and the right: without and with multi-guidance."""
     from .evaluation.demo import write_demo
-    from .generate import generate
+    from .evaluation.evaluators import CirclePosition
+    from .generate import generate, load_pipeline
 
-    folder = Path(__file__).parents[2] / "pipelines" / "circles"
+    folder = Path(__file__).parents[2] / "pipelines" / "circles-32"
     if not folder.is_dir():
         raise ValueError(f"`demo` found no {folder}; expected the package to be installed from a clone, with `-e`.")
     pipeline = load_pipeline(folder)
@@ -75,38 +76,32 @@ def sample(
     pipeline: Annotated[str, typer.Argument(help="A pipeline folder, or its id on the Hub.")],
     out: OutFolder = Path("samples"),
     num_images: Annotated[int, typer.Option()] = 16,
-    num_inference_steps: Annotated[int | None, typer.Option(help="The pipeline's default unless given.")] = None,
+    num_inference_steps: NumSteps = None,
     seed: Annotated[int, typer.Option()] = 0,
     target: Annotated[
         list[str] | None, typer.Option(metavar="ATTRIBUTE=VALUE", help="0 to 1, or 'uniform'; repeatable.")
     ] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="The pipeline's default unless given.")] = None,
-    sampler: SamplerName = None,
+    guidance_scale: GuidanceScale = None,
+    scheduler: SchedulerName = None,
 ) -> None:
-    """Draw images; without --target the plain, unguided ones."""
-    from .generate import generate
+    """Generate images; without --target the plain, unguided ones."""
+    from .generate import generate, load_pipeline
     from .utils.images import image_grid, to_pil
 
-    call: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps,
-        "target": dict(parse_target(word) for word in target) if target else None,
-        "guidance_scale": guidance_scale,
-        "sampler": sampler,
-    }
-    loaded = load_pipeline(pipeline)
+    aims = dict(parse_target(word) for word in target) if target else None
+    loaded = load_pipeline(pipeline, scheduler)
+    call = loaded.resolve_call(num_inference_steps, guidance_scale)
     with add_to_folder(out) as folder:
         started = time.monotonic()
-        images = generate(loaded, num_images, seed, **call)
+        sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        images = generate(loaded, num_images, seed, target=aims, **sampling)
         seconds = time.monotonic() - started
         record = {
             "pipeline": pipeline,
             "num_images": num_images,
             "seed": seed,
+            "target": aims,
             **call,
-            "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
-            "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
-            "guidance_interval": loaded.config["default_guidance_interval"],
-            "sampler": sampler or loaded.config["default_sampler"],
             "seconds": round(seconds, 2),
             "versions": {name: version(name) for name in ("diffusers-multiguidance", "diffusers", "torch", "numpy")},
         }
@@ -120,78 +115,60 @@ def sample(
 def calibrate(
     pipeline: Annotated[Path, typer.Argument(help="A pipeline folder; the calibration is added to it.")],
     attribute: Annotated[str, typer.Option()],
-    measure: MeasureName = None,
-    sampler: SamplerName = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="The pipeline's default unless given.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="The pipeline's default unless given.")] = None,
-    num_set_points: Annotated[int, typer.Option(help="Spread evenly over [0, 1].")] = 21,
-    num_images: Annotated[int, typer.Option(help="For each set point.")] = 32,
+    evaluator: EvaluatorName = None,
+    scheduler: SchedulerName = None,
+    num_inference_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    num_target_probabilities: Annotated[int, typer.Option(help="Spread evenly over [0, 1].")] = 21,
+    num_images: Annotated[int, typer.Option(help="For each target probability.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Measure which strength each set point leads to, so that a target means a measured strength."""
-    from .calibration import add_calibration, weights_fingerprint
-    from .evaluation.attributes import load_measure
-    from .evaluation.calibration import fit_calibration, save_calibration_plot
-    from .generate import generate
+    """Measure which value each target probability leads to, so that a target means a measured value."""
+    from .calibration import calibrate as measure
 
-    if num_set_points < 3:
-        raise ValueError(f"`--num-set-points` is {num_set_points}; expected at least 3.")
-    if not pipeline.is_dir():
-        raise ValueError(f"`PIPELINE` is {str(pipeline)!r}; expected a folder.")
-    measured = load_measure(measure or attribute)
-    loaded = load_pipeline(pipeline)
-    call: dict[str, Any] = {
-        "sampler": sampler or loaded.config["default_sampler"],
-        "num_inference_steps": num_inference_steps or loaded.config["default_num_inference_steps"],
-        "guidance_scale": loaded.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
-        "guidance_interval": list(loaded.config["default_guidance_interval"]),
-    }
-    set_points = np.linspace(0, 1, num_set_points)
-    strengths = [
-        measured(
-            generate(
-                loaded,
-                num_images,
-                seed + number,
-                description=f"set point {set_point:.2f}",
-                target={attribute: float(set_point)},
-                calibration=None,
-                **call,
-            )
-        )
-        for number, set_point in enumerate(set_points)
-    ]
-    fit = fit_calibration(set_points, np.stack(strengths))
-    fingerprint = weights_fingerprint([loaded.unet, *loaded.classifiers.members])
-    points = {name: fit[name] for name in ("set_points", "strengths", "even_strengths")}
-    record = {
-        "measure": measure or attribute,
-        "measured": fit["measured"],
-        "num_images": num_images,
-        "seed": seed,
-        "date": date.today().isoformat(),
-    }
-    add_calibration(pipeline, attribute, {**call, **points, "fingerprint": fingerprint}, record)
-    save_calibration_plot(fit, attribute, pipeline / f"calibration_{attribute}.png")
+    measure(
+        pipeline,
+        attribute,
+        evaluator,
+        scheduler,
+        num_inference_steps,
+        guidance_scale,
+        num_target_probabilities=num_target_probabilities,
+        num_images=num_images,
+        seed=seed,
+    )
 
 
 @app.command()
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="Folder that `multiguidance sample` wrote.")],
-    attribute: Annotated[str, typer.Option(help="Its name in the report.")],
+    attribute: Annotated[str, typer.Option(help="One of the pipeline's.")],
     out: OutFolder,
-    measure: MeasureName = None,
+    evaluator: EvaluatorName = None,
 ) -> None:
-    """Measure an attribute on samples: report.json, histogram.png and grid.png."""
-    from .evaluation.attributes import load_measure
+    """Evaluate an attribute of samples: report.json, histogram.png and grid.png."""
+    from .evaluation.evaluators import find_evaluator, load_evaluator
     from .evaluation.report import write_report
 
-    measured = load_measure(measure or attribute)
     images = read_images(samples / "images.npz")
-    values = measured(images)
+    if evaluator is None:
+        evaluator = find_evaluator(json.loads((samples / "sample.json").read_text())["pipeline"], attribute)
+    values = load_evaluator(evaluator)(images)
     with add_to_folder(out) as folder:
         summary = write_report(images, values, attribute, folder)
     print_summary(str(samples), summary)
+
+
+@app.command()
+def card(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline folder.")],
+    facts: Annotated[Path, typer.Option(help="YAML; model_cards/circles-32.yaml is an example.")],
+    load_from: Annotated[str | None, typer.Option(help="Hub id in the example; the folder unless given.")] = None,
+) -> None:
+    """Write the card of a pipeline, README.md, from what its author knows."""
+    from .hub.card import read_facts, write_pipeline_card
+
+    write_pipeline_card(pipeline, read_facts(facts), load_from or pipeline.as_posix())
 
 
 @app.command()
@@ -202,9 +179,10 @@ def publish(
     revision: Annotated[str | None, typer.Option(help="Branch to write; main unless given.")] = None,
 ) -> None:
     """Upload a pipeline and its card to the Hub, in one commit, with the token of HF_TOKEN or `hf auth login`."""
+    from .generate import load_pipeline
     from .hub.publish import publish as upload
 
-    url = upload(pipeline, repo_id, private=private, revision=revision)
+    url = upload(load_pipeline(pipeline), repo_id, pipeline, private=private, revision=revision)
     print(url)  # whole, where `console` would break the line
 
 
@@ -219,16 +197,6 @@ def parse_target(word: str) -> tuple[str, Target]:
         return attribute, float(value)
     except ValueError:
         raise ValueError(f"`--target` is {word!r}; expected a number or 'uniform' after the '='.") from None
-
-
-def load_pipeline(pipeline: str | Path) -> Any:
-    """A pipeline ready to sample, from a folder or the Hub, on a GPU where there is one."""
-    import torch
-
-    from .pipelines import MultiGuidanceDDPMPipeline
-
-    loaded = MultiGuidanceDDPMPipeline.from_pretrained(pipeline)
-    return loaded.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_images(path: Path) -> np.ndarray:

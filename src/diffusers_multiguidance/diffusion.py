@@ -55,6 +55,7 @@ class GaussianDiffusion:
         timesteps: (S,) ascending training timesteps to keep; the process is respaced to them.
         prediction_type: what the network predicts: "epsilon", "v_prediction" or "sample".
         variance_type: "fixed_small", "fixed_large" or "learned_range" (eq. 8; a second half of output channels).
+        clip_range: predicted images are clamped to [-clip_range, clip_range]; None clamps nothing.
 
     Everywhere below `index` counts the kept timesteps: an int, or a (B,) int64 tensor with values in [0, S).
     `timesteps[index]` is what the network is given.
@@ -66,6 +67,7 @@ class GaussianDiffusion:
         timesteps: np.ndarray,
         prediction_type: str = "epsilon",
         variance_type: str = "fixed_small",
+        clip_range: float | None = 1.0,
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(
@@ -77,6 +79,7 @@ class GaussianDiffusion:
             )
         self.prediction_type = prediction_type
         self.variance_type = variance_type
+        self.clip_range = clip_range
 
         kept = np.cumprod(1 - betas)[timesteps]
         kept_prev = np.append(1.0, kept[:-1])
@@ -106,28 +109,24 @@ class GaussianDiffusion:
 
     @classmethod
     def from_scheduler(
-        cls, scheduler: Any, num_inference_steps: int | None = None, timestep_spacing: str = "linspace"
+        cls, scheduler: Any, num_inference_steps: int | None = None, timestep_spacing: str | None = None
     ) -> GaussianDiffusion:
-        """Build the process that a stock `DDPMScheduler` or `DDIMScheduler` was configured for.
+        """Build the process that a stock scheduler was configured for.
 
         Args:
-            scheduler: only its `config` is read. A config without `variance_type` means "fixed_small".
+            scheduler: only its `config` is read. A config without `variance_type` means "fixed_small", one without
+                `clip_sample` that nothing is clipped.
             num_inference_steps: S in [1, T]; None keeps all T.
-            timestep_spacing: "linspace", evenly from 0 to T - 1 as in improved DDPM, or "leading", a fixed stride
-                from 0 (which never visits T - 1). The config's own spacing is not read, since diffusers' default
-                is "leading".
+            timestep_spacing: "linspace", evenly from 0 to T - 1 as in improved DDPM; "leading", a fixed stride from 0
+                (which never visits T - 1); "trailing", one down from T - 1. None takes the config's.
 
         Raises:
             ValueError: for a step count, spacing, schedule, prediction or variance type it does not know.
         """
         config = scheduler.config
-        for setting, honoured in (
-            ("rescale_betas_zero_snr", False),
-            ("thresholding", False),
-            ("clip_sample_range", 1.0),
-        ):
-            if config.get(setting, honoured) != honoured:
-                raise ValueError(f"`{setting}` is {config[setting]} in the scheduler; expected {honoured}.")
+        for setting in ("rescale_betas_zero_snr", "thresholding"):
+            if config.get(setting):
+                raise ValueError(f"`{setting}` is {config[setting]} in the scheduler; expected False.")
         betas = noise_schedule(config)
         num_timesteps = len(betas)
         if num_inference_steps is None:
@@ -137,13 +136,22 @@ class GaussianDiffusion:
                 f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number from 1 to the "
                 f"{num_timesteps} timesteps of training."
             )
-        if timestep_spacing == "linspace":
+        spacing = timestep_spacing or config.get("timestep_spacing", "linspace")
+        if num_inference_steps == num_timesteps:
+            timesteps = np.arange(num_timesteps)
+        elif spacing == "linspace":
             timesteps = np.linspace(num_timesteps - 1, 0, num_inference_steps).round()[::-1].astype(np.int64)
-        elif timestep_spacing == "leading":
+        elif spacing == "leading":
             timesteps = np.arange(num_inference_steps) * (num_timesteps // num_inference_steps)
+            timesteps = timesteps + config.get("steps_offset", 0)
+        elif spacing == "trailing":
+            stride = num_timesteps / num_inference_steps
+            timesteps = np.arange(num_timesteps, 0, -stride).round()[::-1].astype(np.int64) - 1
         else:
-            raise ValueError(f"`timestep_spacing` is {timestep_spacing!r}; expected 'linspace' or 'leading'.")
-        return cls(betas, timesteps, config["prediction_type"], config.get("variance_type") or "fixed_small")
+            raise ValueError(f"`timestep_spacing` is {spacing!r}; expected 'linspace', 'leading' or 'trailing'.")
+        variance_type = (config.get("variance_type") or "fixed_small").removesuffix("_log")
+        clip_range = config.get("clip_sample_range", 1.0) if config.get("clip_sample") else None
+        return cls(betas, timesteps, config["prediction_type"], variance_type, clip_range)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -188,6 +196,9 @@ class GaussianDiffusion:
         noise_to_signal = self._at(self.sqrt_one_minus_alphas_cumprod / self.sqrt_alphas_cumprod, index, x_t)
         return (inverse_signal_scale * x_t - x0) / noise_to_signal
 
+    def _clip(self, x0: torch.Tensor) -> torch.Tensor:
+        return x0 if self.clip_range is None else x0.clamp(-self.clip_range, self.clip_range)
+
     def _posterior_mean(self, x0: torch.Tensor, x_t: torch.Tensor, index: int | torch.Tensor) -> torch.Tensor:
         """Mean of q(x_{t-1} | x_t, x_0), eq. 5."""
         coef1 = self._at(self.posterior_mean_coef1, index, x_t)
@@ -221,18 +232,19 @@ class GaussianDiffusion:
         Args:
             model_output: (B, C, H, W), or (B, 2C, H, W) for "learned_range": the prediction, then the variance half.
             x_t: (B, C, H, W).
-            clip: clamp the predicted x_0 to [-1, 1].
+            clip: clamp the predicted x_0, where there is a `clip_range`.
         """
         channels = x_t.shape[1]
-        expected = 2 * channels if self.variance_type == "learned_range" else channels
-        if model_output.shape[1] != expected:
+        # With a fixed variance a learned one, as of a DiT, is left aside.
+        expected = {2 * channels} if self.variance_type == "learned_range" else {channels, 2 * channels}
+        if model_output.shape[1] not in expected:
             raise ValueError(
-                f"`model_output` has {model_output.shape[1]} channels; expected {expected} for images with {channels} "
-                f"channels and variance type '{self.variance_type}'."
+                f"`model_output` has {model_output.shape[1]} channels; expected {min(expected)} for images with "
+                f"{channels} channels and variance type '{self.variance_type}'."
             )
         pred_x0 = self._predict_x0(model_output[:, :channels], x_t, index)
         if clip:
-            pred_x0 = pred_x0.clamp(-1, 1)
+            pred_x0 = self._clip(pred_x0)
         variance, log_variance = self._variance(model_output, x_t, index)
         return Moments(self._posterior_mean(pred_x0, x_t, index), variance, log_variance, pred_x0)
 
@@ -250,6 +262,46 @@ class GaussianDiffusion:
         mean = self._posterior_mean(pred_x0, x_t, index)
         return Moments(mean, moments.variance, moments.log_variance, pred_x0)
 
+    def guide_prediction(
+        self, model_output: torch.Tensor, x_t: torch.Tensor, timestep: float, grad: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A prediction shifted by the guidance gradient, for a scheduler that steps by itself.
+
+        The score is shifted, epsilon - sqrt(1 - alpha_bar) * grad, and the predicted image clipped before and after.
+        Of the process of all T steps only.
+
+        Args:
+            model_output: (B, C, H, W) or more channels, of which the first C are the prediction.
+            x_t: (B, C, H, W), what the network was given.
+            timestep: in [0, T - 1]; between two whole ones the noise is interpolated, as the schedulers do it.
+            grad: (B, C, H, W), or None.
+
+        Returns:
+            The guided prediction, of the network's own `prediction_type`, and the image that it means.
+        """
+        sigmas = (self.sqrt_one_minus_alphas_cumprod / self.sqrt_alphas_cumprod).numpy()
+        sigma = float(np.interp(timestep, np.arange(len(sigmas)), sigmas))
+        signal_scale = (1 + sigma**2) ** -0.5
+        noise_scale = sigma * signal_scale
+        prediction = model_output[:, : x_t.shape[1]]
+        if self.prediction_type == "epsilon":
+            pred_x0 = (x_t - noise_scale * prediction) / signal_scale
+        elif self.prediction_type == "v_prediction":
+            pred_x0 = signal_scale * x_t - noise_scale * prediction
+        else:
+            pred_x0 = prediction
+        if grad is None and self.clip_range is None:
+            return prediction, pred_x0
+        pred_x0 = self._clip(pred_x0)
+        if grad is not None:
+            pred_x0 = self._clip(pred_x0 + noise_scale**2 / signal_scale * grad)
+        epsilon = (x_t - signal_scale * pred_x0) / noise_scale
+        if self.prediction_type == "epsilon":
+            return epsilon, pred_x0
+        if self.prediction_type == "v_prediction":
+            return signal_scale * epsilon - noise_scale * pred_x0, pred_x0
+        return pred_x0, pred_x0
+
     def ddim_step(
         self,
         model_output: torch.Tensor,
@@ -258,16 +310,18 @@ class GaussianDiffusion:
         eta: float = 0.0,
         grad: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
-        clip: bool = True,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One DDIM step to the previous kept timestep (Song et al. 2021, eq. 12); guided by the score.
 
         Args:
             eta: 0 is deterministic, 1 as noisy as an ancestral step.
             grad: (B, C, H, W) guidance gradient, or None.
             noise: (B, C, H, W) standard normal; needed where `eta` is above 0.
+
+        Returns:
+            x at the previous kept timestep, and the image that the step aimed at.
         """
-        moments = self.p_mean_variance(model_output, x_t, index, clip)
+        moments = self.p_mean_variance(model_output, x_t, index)
         if grad is not None:
             moments = self.guide_score(moments, x_t, grad, index)
         epsilon = self._epsilon_from_x0(moments.pred_x0, x_t, index)
@@ -280,16 +334,16 @@ class GaussianDiffusion:
             alpha_bar_prev.sqrt() * moments.pred_x0 + (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt() * epsilon
         )
         if eta == 0:
-            return x_prev
+            return x_prev, moments.pred_x0
         if noise is None:
             raise ValueError(f"`noise` is None; expected a tensor like `x_t`, since `eta` is {eta}.")
-        return x_prev + sigma * noise
+        return x_prev + sigma * noise, moments.pred_x0
 
     def ddim_inverse_step(
-        self, model_output: torch.Tensor, x_t: torch.Tensor, index: int | torch.Tensor, clip: bool = True
+        self, model_output: torch.Tensor, x_t: torch.Tensor, index: int | torch.Tensor
     ) -> torch.Tensor:
         """One deterministic DDIM step to the next, noisier kept timestep; from the last one to pure noise."""
-        pred_x0 = self.p_mean_variance(model_output, x_t, index, clip).pred_x0
+        pred_x0 = self.p_mean_variance(model_output, x_t, index).pred_x0
         epsilon = self._epsilon_from_x0(pred_x0, x_t, index)
         alpha_bar_next = self._at(self.alphas_cumprod_next, index, x_t)
         return alpha_bar_next.sqrt() * pred_x0 + (1 - alpha_bar_next).sqrt() * epsilon

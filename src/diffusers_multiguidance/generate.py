@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .pipelines import MultiGuidanceDDPMPipeline
+from .schedulers import create_scheduler
 from .utils.seeds import stream_seed
+
+
+def load_pipeline(pipeline: str | Path, scheduler: str | None = None) -> MultiGuidanceDDPMPipeline:
+    """A pipeline ready to sample, from a folder or the Hub, on a GPU where there is one.
+
+    Args:
+        scheduler: short name of the one to sample with, see `schedulers.SCHEDULERS`; the pipeline's own unless given.
+    """
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(pipeline)
+    if scheduler is not None:
+        loaded.scheduler = create_scheduler(scheduler, loaded.scheduler)
+    loaded.set_progress_bar_config(disable=True)  # `generate` has one over all batches
+    return loaded.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def image_generators(seed: int, start: int, count: int) -> list[torch.Generator]:
@@ -19,7 +35,7 @@ def image_generators(seed: int, start: int, count: int) -> list[torch.Generator]
 def generate(
     pipeline: Any, num_images: int, seed: int = 0, batch_size: int = 64, description: str = "images", **call: Any
 ) -> np.ndarray:
-    """Draw `num_images` with a progress bar and its time left.
+    """Generate `num_images` with a progress bar and its time left.
 
     Args:
         pipeline: a `MultiGuidanceDDPMPipeline`.
@@ -27,31 +43,24 @@ def generate(
 
     Returns:
         (num_images, H, W, C) uint8.
+
+    Raises:
+        ValueError: for less than one image, a negative seed, or what the pipeline's call refuses.
     """
     if num_images < 1:
         raise ValueError(f"`num_images` is {num_images}; expected at least 1.")
     if seed < 0:
         raise ValueError(f"`seed` is {seed}; expected at least 0.")
-    pipeline.set_progress_bar_config(disable=True)
     starts = range(0, num_images, batch_size)
     images = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     ) as progress:
-        num_steps = call.get("num_inference_steps") or pipeline.config["default_num_inference_steps"]
-        task = progress.add_task(f"{description} (steps)", total=len(starts) * num_steps)
-
-        def advance(pipeline: Any, step: int, timestep: int, tensors: dict[str, torch.Tensor]) -> None:
-            progress.advance(task)
-
+        task = progress.add_task(f"{description} (steps)", total=None)
         for start in starts:
             count = min(batch_size, num_images - start)
-            batch = pipeline(
-                count,
-                generator=image_generators(seed, start, count),
-                output_type="np",
-                callback_on_step_end=advance,
-                **call,
-            ).images
+            for step in pipeline.denoise(count, generator=image_generators(seed, start, count), **call):
+                progress.update(task, total=len(starts) * step.total, advance=1)
+            batch, _ = pipeline.finish(step.sample, "np")
             images.append((batch * 255).round().astype(np.uint8))
     return np.concatenate(images)

@@ -1,15 +1,16 @@
-"""Multi-guidance: what to aim at, the gradient that leads there, and when to follow it.
+"""Multi-guidance: what to aim at, the score that leads there, and when to follow it.
 
 The paper guides with sum_m lambda_m * log p(y_m | x_t) over all classes m of an attribute (eq. 2). For one softmax
 classifier and lambda >= 0 that is -L * cross_entropy(lambda / L, p) with L = sum_m lambda_m: guidance vanishes
-exactly where the classifier's probabilities are lambda / L, its set point. Hence a target (lambda / L) and a guidance
-scale (L).
+exactly where the classifier's probabilities are lambda / L, the target probabilities. Hence a target (lambda / L) and
+a guidance scale (L).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +28,7 @@ def weights_from_target(
     batch_size: int,
     calibrations: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """Weights lambda = guidance_scale * set point, which is the target or what a calibration makes of it.
+    """Weights lambda = guidance_scale * target probability: the target, or what a calibration makes of it.
 
     Args:
         attributes: class names by attribute, as the classifiers have them.
@@ -35,9 +36,9 @@ def weights_from_target(
             up to 1; or "uniform", spread evenly over the batch. "uniform" alone means every attribute.
         guidance_scale: L, the total weight per attribute.
         batch_size: number of images B.
-        calibrations: by attribute, measured `strengths` and the `set_points` that lead there, both ascending; and
-            perhaps `even_strengths`, where "uniform" has to aim, at evenly spaced shares of the batch, for what comes
-            out to be spread evenly.
+        calibrations: by attribute, measured `values` and the `target_probabilities` that lead there, both ascending;
+            and perhaps `even_values`, where "uniform" has to aim, at evenly spaced shares of the batch, for what
+            comes out to be spread evenly.
 
     Returns:
         (B, number of classes) float32 per attribute in `target`.
@@ -72,7 +73,7 @@ def weights_from_target(
                 image = torch.arange(batch_size, dtype=torch.float64)
                 first = spread.index(attribute) == 0
                 position = (image + 0.5) / batch_size if first else (image * (5**0.5 - 1) / 2 + 0.5) % 1
-                aims = calibrations.get(attribute, {}).get("even_strengths", (0.0, 1.0))
+                aims = calibrations.get(attribute, {}).get("even_values", (0.0, 1.0))
                 position = torch.from_numpy(np.interp(position.numpy(), np.linspace(0, 1, len(aims)), aims))
             elif is_number(value, 0, 1):
                 position = torch.full((batch_size,), float(value))
@@ -80,7 +81,7 @@ def weights_from_target(
                 raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
             if attribute in calibrations:
                 curve = calibrations[attribute]
-                position = torch.from_numpy(np.interp(position.numpy(), curve["strengths"], curve["set_points"]))
+                position = torch.from_numpy(np.interp(position.numpy(), curve["values"], curve["target_probabilities"]))
             shares = torch.stack([1 - position, position], dim=1).float()
         weights[attribute] = guidance_scale * shares
     return weights
@@ -130,27 +131,82 @@ def _check_classes(argument: str, attribute: str, classes: list[str], given: Map
             )
 
 
-@torch.enable_grad()
-def guidance_gradient(
-    classifiers: Any, x_t: torch.Tensor, timestep: torch.Tensor | int, weights: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
+class ClassifierScore:
     """g(x_t, t) = sum over attributes and classes of lambda * grad log p(y | x_t, t), in one forward and backward.
 
     Evaluated at x_t, as in the paper's experiments, where its text has mu.
 
     Args:
         classifiers: a `NoisyClassifierSet` or `NoisyClassifier`.
-        x_t: (B, C, H, W).
-        timestep: the training timestep, one for all or (B,).
         weights: (B, number of classes) per attribute.
-
-    Returns:
-        (B, C, H, W).
     """
-    x_t = x_t.detach().requires_grad_()
-    logits = classifiers(x_t, timestep).logits
-    objective = sum((weights[name] * logits[name].log_softmax(dim=1)).sum() for name in weights)
-    return torch.autograd.grad(objective, x_t)[0]
+
+    def __init__(self, classifiers: Any, weights: Mapping[str, torch.Tensor]) -> None:
+        self.classifiers, self.weights = classifiers, weights
+        self.dtype = classifiers.dtype  # looked up once: it walks through all modules
+
+    @torch.enable_grad()
+    def __call__(self, x_t: torch.Tensor, timestep: torch.Tensor | int) -> torch.Tensor:
+        """The score at x_t (B, C, H, W) and a training timestep, one for all or (B,); as float32 (B, C, H, W)."""
+        x_t = x_t.detach().to(self.dtype).requires_grad_()
+        logits = self.classifiers(x_t, timestep).logits
+        objective = sum(
+            (row.to(x_t.device) * logits[name].log_softmax(dim=1)).sum() for name, row in self.weights.items()
+        )
+        return torch.autograd.grad(objective, x_t)[0].float()
+
+
+def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[float]:
+    """The first weights of each network, which no other checkpoint shares."""
+    return [
+        round(float(weight), 6) for network in networks for weight in next(network.parameters()).detach().flatten()[:8]
+    ]
+
+
+def find_calibrations(
+    calibrations: Mapping[str, Sequence[Mapping[str, Any]]],
+    attributes: Iterable[str],
+    call: Mapping[str, Any],
+    choice: str | None,
+    networks: Iterable[torch.nn.Module],
+) -> dict[str, Mapping[str, Any]]:
+    """By attribute, what was measured with this call; see `weights_from_target`.
+
+    Args:
+        calibrations: of a pipeline, by attribute; see `calibration.calibrate`.
+        attributes: those to aim for.
+        call: scheduler, num_inference_steps, guidance_scale and guidance_interval.
+        choice: "same", only what was measured with exactly this call; "nearest", else that of the same scheduler with
+            the nearest number of steps; None, no calibration at all.
+        networks: the denoiser and each classifier of the set.
+
+    Raises:
+        ValueError: for a calibration that was measured with other weights.
+    """
+    found = {}
+    for attribute in attributes if choice else ():
+        fitting = [c for c in calibrations.get(attribute, ()) if c["scheduler"] == call["scheduler"]]
+        same = [c for c in fitting if all(np.array_equal(c[name], call[name]) for name in call)]
+        steps = call["num_inference_steps"]
+        nearest = sorted(fitting, key=lambda c: abs(c["num_inference_steps"] - steps)) if choice == "nearest" else []
+        if not same + nearest:
+            warnings.warn(
+                f"'{attribute}' has no calibration for this scheduler, number of steps, guidance scale and interval: "
+                "its target means the classifiers' probability, not a measured value.",
+                stacklevel=3,
+            )
+            continue
+        chosen = (same + nearest)[0]
+        found_weights, measured_weights = weights_fingerprint(networks), chosen["fingerprint"]
+        same_number = len(found_weights) == len(measured_weights)
+        # With room for half precision.
+        if not (same_number and np.allclose(found_weights, measured_weights, rtol=0.02, atol=1e-3)):
+            raise ValueError(
+                f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
+                "`multiguidance calibrate` again, or call with calibration=None."
+            )
+        found[attribute] = chosen
+    return found
 
 
 def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:

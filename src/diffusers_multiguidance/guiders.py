@@ -10,16 +10,16 @@ from diffusers.guiders import BaseGuidance
 from diffusers.guiders.guider_utils import GuiderOutput
 
 from .diffusion import GaussianDiffusion
-from .guidance import Target, guidance_gradient, is_guided, weights_from_classes, weights_from_target
+from .guidance import ClassifierScore, Target, is_guided, weights_from_classes, weights_from_target
 
 
 class ClassifierGuidance(BaseGuidance):
     """Shift a denoiser's prediction by the score of noisy classifiers (Dhariwal & Nichol 2021, algorithm 2).
 
-    For a loop that steps with any scheduler whose model input is x_t itself (DDPM, DDIM, DPM-Solver). diffusers hands
-    a guider what the denoiser is conditioned on and what it predicted, but not x_t: that is looked up at the
-    denoiser's input, by a hook that is there for the one call. As with `sampler="ddim"` the score is shifted,
-    never the mean.
+    For a loop of one's own that steps with a stock scheduler. diffusers hands a guider what the denoiser is conditioned
+    on and what it predicted, but not x_t: that is looked up at the denoiser's input, by a hook that is there for the
+    one call. The score is shifted, never the mean, and the predicted image clipped where the scheduler's
+    configuration says `clip_sample`, as our pipelines do it.
 
     Args:
         classifiers: a `NoisyClassifierSet` that knows images like the denoiser's.
@@ -53,8 +53,7 @@ class ClassifierGuidance(BaseGuidance):
             raise ValueError("`target` and `guidance_weights` are both or neither given; expected one of them.")
         self.classifiers = classifiers
         self.target, self.guidance_scale, self.guidance_weights = target, guidance_scale, guidance_weights
-        self.prediction_type = scheduler.config.prediction_type
-        self.alphas_cumprod = GaussianDiffusion.from_scheduler(scheduler).alphas_cumprod
+        self.diffusion = GaussianDiffusion.from_scheduler(scheduler)
         self._weights(1)  # wrong ones are refused here, not in mid-sampling
         self._x_t: torch.Tensor | None = None
         self._hook: Any = None
@@ -74,21 +73,15 @@ class ClassifierGuidance(BaseGuidance):
         return [self._prepare_batch(data, 0, "pred_cond")]
 
     def forward(self, pred_cond: torch.Tensor) -> GuiderOutput:
-        if not self._guides() or self._x_t is None:
-            return GuiderOutput(pred=pred_cond, pred_cond=pred_cond, pred_uncond=None)
-        x_t = self._x_t
-        timestep = torch.as_tensor(self._timestep, device=x_t.device)
-        weights = {name: row.to(x_t.device) for name, row in self._weights(len(x_t)).items()}
-        grad = guidance_gradient(self.classifiers, x_t.to(self.classifiers.dtype), timestep, weights).to(pred_cond)
-        alpha_bar = float(self.alphas_cumprod[int(timestep.flatten()[0])])
-        # How far each kind of prediction moves where epsilon moves by -sqrt(1 - alpha_bar) * grad.
-        factor = {
-            "epsilon": -((1 - alpha_bar) ** 0.5),
-            "v_prediction": -(((1 - alpha_bar) / alpha_bar) ** 0.5),
-            "sample": (1 - alpha_bar) / alpha_bar**0.5,
-        }[self.prediction_type]
-        pred = pred_cond.clone()
-        pred[:, : x_t.shape[1]] += factor * grad  # a second half, the variance, stays
+        if self._x_t is None:
+            raise ValueError("`pred_cond` has no x_t; expected `prepare_models` before the denoiser is called.")
+        x_t, timestep = self._x_t, torch.as_tensor(self._timestep, device=self._x_t.device)
+        grad = None
+        if self._enabled and is_guided(self._step, self._num_inference_steps, (self._start, self._stop)):
+            grad = ClassifierScore(self.classifiers, self._weights(len(x_t)))(x_t, timestep)
+        guided, _ = self.diffusion.guide_prediction(pred_cond.float(), x_t.float(), float(timestep), grad)
+        # A second half, the variance, stays.
+        pred = torch.cat([guided.to(pred_cond.dtype), pred_cond[:, x_t.shape[1] :]], dim=1)
         return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=None)
 
     @property
@@ -98,9 +91,6 @@ class ClassifierGuidance(BaseGuidance):
     @property
     def num_conditions(self) -> int:
         return 1
-
-    def _guides(self) -> bool:
-        return self._enabled and is_guided(self._step, self._num_inference_steps, (self._start, self._stop))
 
     def _weights(self, batch_size: int) -> dict[str, torch.Tensor]:
         if self.target is None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
-import shlex
 import shutil
-import sys
 import tempfile
 from datetime import date
 from importlib.metadata import version
@@ -18,11 +16,14 @@ from datasets import Dataset, load_from_disk
 from huggingface_hub import DatasetCard, DatasetCardData
 from matplotlib.figure import Figure
 
-from .extremes import Selection
 from ..hub.publish import publish_folder
+from ..training.recipe import command_line
 from ..utils.images import image_grid
+from .extremes import Selection
 from .label_filter import ASSUMED_ERROR
+from .settings import DatasetSettings
 
+TEMPLATE = Path(__file__).with_name("extreme_set.md")
 PICTURED = 64
 SHARD_BYTES = 500_000_000
 
@@ -47,42 +48,38 @@ def save_grid(dataset: Dataset, rows: np.ndarray, path: Path) -> None:
 
 def write_card(
     folder: Path,
-    template: Path,
     dataset: Dataset,
     selections: dict[str, Selection],
     kept: np.ndarray,
     num_images: int,
     source: dict[str, Any],
-    args: argparse.Namespace,
+    settings: DatasetSettings,
 ) -> None:
     """Write `README.md`, `provenance.json` and pictures into the folder of an extreme set.
 
     Args:
-        template: of the card, for Jinja.
         dataset: the N images before filtering.
         selections: by attribute.
         kept: (N,) mask of what was kept in the end.
         num_images: after oversampling.
         source: its record.
-        args: the flags of build_dataset.py.
     """
-    flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     packages = ("torch", "datasets", "timm", "transformers", "accelerate", "diffusers-multiguidance")
     provenance = {
         "date": date.today().isoformat(),
         "source": source,
         "num_images": num_images,
         "attributes": {attribute: selection.record for attribute, selection in selections.items()},
-        "flags": flags,
+        "flags": dataclasses.asdict(settings),
         "versions": {name: version(name) for name in packages},
     }
-    rng = np.random.default_rng(args.seed)
+    rng = np.random.default_rng(settings.seed)
     for attribute, selection in selections.items():
         record = selection.record
         quantity = {"factor": attribute, "index": attribute, "score": f"score of {attribute}"}.get(
             record["by"], f"log-odds of {attribute}"
         )
-        before = {quantity: selection.strength}
+        before = {quantity: selection.scores}
         if f"factor_{attribute}" in dataset.column_names and record["by"] != "factor":
             before[f"true {attribute}"] = np.asarray(dataset[f"factor_{attribute}"])
         save_histograms(before, kept, folder / f"histogram_{attribute}.png")
@@ -93,24 +90,24 @@ def write_card(
         contradicting = np.flatnonzero(selection.contradicting)
         if len(contradicting):
             save_grid(dataset, rng.permutation(contradicting)[:PICTURED], folder / f"contradicting_{attribute}.png")
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2, default=str) + "\n")
     card_data = DatasetCardData(
         tags=["diffusers-multiguidance", "extremes"],
         task_categories=["unconditional-image-generation"],
-        pretty_name=f"{args.dataset}, extremes of {' and '.join(selections)}",
+        pretty_name=f"{settings.dataset}, extremes of {' and '.join(selections)}",
     )
     card = DatasetCard.from_template(
         card_data,
-        template_path=str(template),
+        template_path=str(TEMPLATE),
         title=card_data.pretty_name,
         ends=" and ".join(f"`{attribute}`" for attribute in selections),
-        command=shlex.join(["python", "training/build_dataset.py", *sys.argv[1:]]),
+        command=command_line(settings, "build_dataset"),
         source=f"{source['num_images']} images",
         date=provenance["date"],
         num_images=num_images,
         attributes=provenance["attributes"],
         assumed_error=ASSUMED_ERROR,
-        delta=args.delta,
+        delta=settings.delta,
         skipped=source["skipped"],
     )
     card.save(folder / "README.md")

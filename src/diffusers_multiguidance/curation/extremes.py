@@ -21,14 +21,14 @@ class Selection:
     Attributes:
         kept: (N,) mask.
         labels: (N,) 0 or 1, the end that an image stands for; -1 where it has none.
-        strength: (N,) what was decided on: factor, score, or log-odds of the second class.
-        contradicting: (N,) mask, where the judges are sure of the other label.
+        scores: (N,) what was decided on: factor, score, or log-odds of the second class.
+        contradicting: (N,) mask, where the networks are sure of the other label.
         record: how it was decided; part of the provenance.
     """
 
     kept: np.ndarray
     labels: np.ndarray
-    strength: np.ndarray
+    scores: np.ndarray
     contradicting: np.ndarray
     record: dict[str, Any]
 
@@ -37,19 +37,17 @@ def select_by_factor(dataset: Dataset, attribute: str, delta: float = 0.2) -> Se
     """Keep the images whose known factor is in [0, delta] or [1 - delta, 1] (paper, section 4.1).
 
     Raises:
-        ValueError: for a data set without `factor_<attribute>`, a delta outside (0, 0.5), or an end left empty.
+        ValueError: for a data set without `factor_<attribute>`, or an end left empty.
     """
     column = f"factor_{attribute}"
     if column not in dataset.column_names:
         raise ValueError(
-            f"`attribute` is {attribute!r}; expected one with a factor column, of {dataset.column_names}."
+            f"`--attribute` is {attribute!r}; expected one with a factor column, of {dataset.column_names}."
         )
-    if not 0 < delta < 0.5:
-        raise ValueError(f"`delta` is {delta}; expected a number above 0 and below 0.5.")
     factor = np.asarray(dataset[column], dtype=np.float64)
     low, high = factor <= delta, factor >= 1 - delta
     if not (low.any() and high.any()):
-        raise ValueError(f"`delta` is {delta}; expected one that leaves images at both ends of '{attribute}'.")
+        raise ValueError(f"`--delta` is {delta}; expected one that leaves images at both ends of '{attribute}'.")
     record = {
         "by": "factor",
         "delta": delta,
@@ -72,8 +70,8 @@ def select_by_score(scores: np.ndarray, counts: tuple[int, int]) -> Selection:
     known = np.isfinite(scores)
     if min(counts) < 1 or sum(counts) > known.sum():
         raise ValueError(
-            f"`num_extremes` is {counts[0]} and {counts[1]}; expected at least 1 each, and at most the {known.sum()} "
-            "images that have a score together."
+            f"`--num_extremes` is {counts[0]} and {counts[1]}; expected at least 1 each, and at most the "
+            f"{known.sum()} images that have a score together."
         )
     order = np.flatnonzero(known)[np.argsort(scores[known], kind="stable")]
     low, high = order[: counts[0]], order[-counts[1] :]
@@ -99,13 +97,7 @@ def signed_log_odds(log_odds: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def confident(signed: np.ndarray, threshold: float) -> np.ndarray:
-    """Where p(label | x) > `threshold`, for signed log-odds of any shape.
-
-    Raises:
-        ValueError: for a threshold outside [0.5, 1).
-    """
-    if not 0.5 <= threshold < 1:
-        raise ValueError(f"`threshold` is {threshold}; expected a probability from 0.5 to below 1.")
+    """Where p(label | x) > `threshold`, a probability below 1, for signed log-odds of any shape."""
     return signed > math.log(threshold / (1 - threshold))
 
 
@@ -117,13 +109,13 @@ def least_confident(signed: np.ndarray, seen: np.ndarray) -> np.ndarray:
         seen: (members, N), which members were trained on which images; their opinion does not count (cross-fitting).
 
     Returns:
-        (N,); minus infinity where no member may judge.
+        (N,); minus infinity where every member has seen the image.
     """
     return np.where(seen.all(axis=0), -np.inf, np.where(seen, np.inf, signed).min(axis=0))
 
 
-def most_extreme(strength: np.ndarray, labels: np.ndarray, kept: np.ndarray, counts: tuple[int, int]) -> np.ndarray:
-    """Of the images in the mask `kept`, the `counts` strongest with label 0 and with label 1; a mask (N,).
+def most_extreme(scores: np.ndarray, labels: np.ndarray, kept: np.ndarray, counts: tuple[int, int]) -> np.ndarray:
+    """Of the images in the mask `kept`, the `counts` highest with label 0 and with label 1; a mask (N,).
 
     Raises:
         ValueError: if a side has fewer, or none is wanted.
@@ -133,34 +125,11 @@ def most_extreme(strength: np.ndarray, labels: np.ndarray, kept: np.ndarray, cou
         side = np.flatnonzero(kept & (labels == label))
         if not 0 < count <= len(side):
             raise ValueError(
-                f"`num_extremes` is {count} for a side with {len(side)} images left; expected at least 1 and at most "
-                "that many: lower the thresholds or start from more images."
+                f"`--num_extremes` is {count} for a side with {len(side)} images left; expected at least 1 and at "
+                "most that many: lower the thresholds or start from more images."
             )
-        chosen[side[np.argsort(-strength[side], kind="stable")[:count]]] = True
+        chosen[side[np.argsort(-scores[side], kind="stable")[:count]]] = True
     return chosen
-
-
-def oversample(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`indices` (N,) with those of the rarer label repeated, as many whole times as brings the two nearest."""
-    counts = np.bincount(labels, minlength=2)
-    rarer = int(counts.argmin())
-    repeats = max(1, round(counts.max() / max(1, counts.min())))
-    return np.sort(np.concatenate([indices[labels != rarer], np.repeat(indices[labels == rarer], repeats)]))
-
-
-def evenly_spread(strengths: np.ndarray, num_images: int, seed: int) -> np.ndarray:
-    """About `num_images` row numbers, repeated where images are rare, that fill the range of strengths evenly.
-
-    Args:
-        strengths: (attributes, N) in [0, 1]; the range is cut into 20 bins, that of several attributes into 8 by 8.
-    """
-    bins = 20 if len(strengths) == 1 else 8
-    cells = np.ravel_multi_index(tuple((strengths * bins).astype(int).clip(0, bins - 1)), (bins,) * len(strengths))
-    filled, rng = np.unique(cells), np.random.default_rng(seed)
-    rows = [np.flatnonzero(cells == cell) for cell in filled]
-    return np.concatenate(
-        [rng.permutation(np.resize(rng.permutation(r), -(-num_images // len(filled)))) for r in rows]
-    )
 
 
 def precise_threshold(signed: np.ndarray, wrong: np.ndarray) -> float:

@@ -1,13 +1,12 @@
-"""The filter of the paper's appendix D.1: keep images whose noisy label a scorer, then an ensemble, is sure of.
+"""The filter of the paper's appendix D.1: keep images whose noisy label a labeler, then an ensemble, is sure of.
 
-The paper's ensemble learns from what the scorer kept, where only clear labels are left, and judges what it has learnt
-by heart. Learning from all labels keeps the grades between the ends, and with cross-fitting a member only judges
-images that it has not seen; docs/results.md has what each is worth.
+The paper's ensemble learns from what the labeler kept, where only clear labels are left, and is asked about what it
+has learnt by heart. Learning from all labels keeps the grades between the ends, and with cross-fitting a member is
+only asked about images that it has not seen; docs/results.md has what each is worth.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import Subset, TensorDataset
 
+from ..utils.seeds import stream_seed
 from .extremes import (
     Selection,
     confident,
@@ -27,34 +27,29 @@ from .extremes import (
     signed_log_odds,
     wrong_images_bound,
 )
-from .labelers import decode, log_odds, train_scorer
-from ..utils.seeds import stream_seed
+from .labelers import decode, log_odds, train_labeler
+from .settings import DatasetSettings
 
 ASSUMED_ERROR = 0.15  # of each network, the paper's worst case (appendix D.3)
 
 
 class LabelFilter:
-    """Scorer and ensembles for one label column, trained when asked for, and found again after a killed run.
+    """Labeler and ensembles for one label column, trained when asked for, and found again after a killed run.
 
     Args:
         folder: for finished networks and scores.
-        args: see build_dataset.py.
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        dataset: Dataset,
-        attribute: str,
-        args: argparse.Namespace,
-        folder: Path,
+        self, accelerator: Accelerator, dataset: Dataset, attribute: str, settings: DatasetSettings, folder: Path
     ) -> None:
-        self.accelerator, self.attribute, self.args, self.folder = accelerator, attribute, args, folder
+        self.accelerator, self.attribute, self.settings, self.folder = accelerator, attribute, settings, folder
         self.classes = dataset.features[attribute].names
         self.labels = np.asarray(dataset[attribute])
-        self.pixels = decode(accelerator, dataset, args.scorer_resolution, args.eval_batch_size, folder / "pixels.npy")
+        size, batch_size = settings.labeler_resolution, settings.eval_batch_size
+        self.pixels = decode(accelerator, dataset, size, batch_size, folder / "pixels.npy")
 
-    def scores(self, name: str, pools: np.ndarray, stream: int) -> np.ndarray:
+    def scores(self, name: str, pools: np.ndarray) -> np.ndarray:
         """Signed log-odds (networks, N) of all images by networks that learnt the labels of `pools`, as many masks."""
         path = self.folder / f"{name}.npy"
         if not path.exists():
@@ -62,16 +57,15 @@ class LabelFilter:
             for number, rows in enumerate(pools):
                 if not {0, 1} <= set(self.labels[rows]):
                     raise ValueError(
-                        f"`attribute` '{self.attribute}' leaves one label for the {name}; expected images with both "
+                        f"`--attribute` '{self.attribute}' leaves one label for the {name}; expected images with both "
                         "labels: lower the thresholds."
                     )
                 subset = Subset(labelled, np.flatnonzero(rows).tolist())
-                seed = stream_seed(self.args.seed, stream + number)
+                seed = stream_seed(self.settings.seed, name, number)
                 folder = self.folder / f"{name}-{number}"
-                networks.append(
-                    train_scorer(self.accelerator, subset, self.attribute, self.classes, self.args, folder, seed)
-                )
-            result = log_odds(self.accelerator, networks, self.pixels, self.args.eval_batch_size, f"{name} scores")
+                what = (subset, self.attribute, self.classes)
+                networks.append(train_labeler(self.accelerator, *what, self.settings, folder, seed))
+            result = log_odds(self.accelerator, networks, self.pixels, self.settings.eval_batch_size, f"{name} scores")
             if self.accelerator.is_main_process:
                 temporary = path.with_suffix(".tmp.npy")
                 np.save(temporary, result)
@@ -82,13 +76,13 @@ class LabelFilter:
     def ensemble(self, name: str, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Signed log-odds (members, N) by networks on different subsets of the mask `pool`, and who saw what.
 
-        Every image of the pool is seen by three of five members, so that cross-fitting leaves each as many judges.
+        Every image of the pool is seen by three of five members, so that cross-fitting leaves each two to ask.
         """
-        size = self.args.ensemble_size
-        rng = np.random.default_rng((self.args.seed, 1))
+        size = self.settings.ensemble_size
+        rng = np.random.default_rng((self.settings.seed, 1))
         order = rng.permuted(np.tile(np.arange(size), (len(pool), 1)), axis=1).T
         seen = (order < size - size // 2) & pool
-        return self.scores(name, seen, 1), seen
+        return self.scores(name, seen), seen
 
 
 def select_by_labels(
@@ -96,15 +90,14 @@ def select_by_labels(
     dataset: Dataset,
     attribute: str,
     holdout: dict[int, int] | None,
-    args: argparse.Namespace,
+    settings: DatasetSettings,
     folder: Path,
 ) -> Selection:
-    """Train a scorer and an ensemble on a label column, and keep the images they are surest of.
+    """Train a labeler and an ensemble on a label column, and keep the images they are surest of.
 
     Args:
         holdout: image number to 0 or 1 for images that clearly show the one end or the other, -1 for mild ones. No
             network is trained on them and none is kept; where given, they choose the thresholds.
-        args: see build_dataset.py.
         folder: for finished networks and scores; a killed run goes on from there.
     """
     labels = np.asarray(dataset[attribute])
@@ -112,53 +105,53 @@ def select_by_labels(
     is_holdout = np.isin(numbers, list(holdout or {}))
     if is_holdout.sum() < len(holdout or {}):
         missing = min(set(holdout or {}) - set(numbers.tolist()))
-        raise ValueError(f"`holdout` names image {missing}; expected numbers of the source's images.")
+        raise ValueError(f"`--holdout_file` names image {missing}; expected numbers of the source's images.")
     trainable = (labels >= 0) & ~is_holdout
-    between = (labels < 0) & ~is_holdout & (args.unlabelled == "between")
-    label_filter = LabelFilter(accelerator, dataset, attribute, args, folder)
+    between = (labels < 0) & ~is_holdout & (settings.unlabelled == "between")
+    label_filter = LabelFilter(accelerator, dataset, attribute, settings, folder)
 
     def threshold(signed: np.ndarray, given: float) -> float:
         if holdout is None:
             return given
-        judged = is_holdout & (labels >= 0)  # without a label none could be kept
-        truth = np.array([holdout[number] for number in numbers[judged]])
-        return precise_threshold(signed[judged], truth != labels[judged])
+        known = is_holdout & (labels >= 0)  # without a label none could be kept
+        truth = np.array([holdout[number] for number in numbers[known]])
+        return precise_threshold(signed[known], truth != labels[known])
 
-    scorer = label_filter.scores("scorer", (trainable | between)[None], 0)[0]
-    tau_1 = threshold(scorer, args.tau_1)
-    agreed = trainable & confident(scorer, tau_1)
+    labeler = label_filter.scores("labeler", (trainable | between)[None])[0]
+    tau_1 = threshold(labeler, settings.tau_1)
+    agreed = trainable & confident(labeler, tau_1)
 
-    def judge(pool: str, cross_fit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Mean opinion of the judges, where all are sure of the label, where all are sure of the other, tau_2."""
+    def ask(pool: str, cross_fit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Mean opinion of the members, where all are sure of the label, where all are sure of the other, tau_2."""
         ensemble, seen = label_filter.ensemble(f"on-{pool}", {"all": trainable | between, "agreed": agreed}[pool])
         barred = seen if cross_fit else np.zeros_like(seen)
         doubt = least_confident(ensemble, barred)
-        tau_2 = threshold(doubt, args.tau_2)
+        tau_2 = threshold(doubt, settings.tau_2)
         contradicting = trainable & confident(least_confident(-ensemble, barred), tau_2)
         mean = np.ma.masked_array(ensemble, barred).mean(axis=0).filled(-np.inf)
         return mean, agreed & confident(doubt, tau_2), contradicting, tau_2
 
-    def as_many_surest(strength: np.ndarray, passed: np.ndarray) -> np.ndarray:
+    def as_many_surest(scores: np.ndarray, passed: np.ndarray) -> np.ndarray:
         """As many of each side as were kept, or all that are left, for comparison."""
         sides = [np.flatnonzero(passed & (labels == label)) for label in (0, 1)]
         chosen = [
-            side[np.argsort(-strength[side])[: (kept & (labels == label)).sum()]] for label, side in enumerate(sides)
+            side[np.argsort(-scores[side])[: (kept & (labels == label)).sum()]] for label, side in enumerate(sides)
         ]
         return np.isin(np.arange(len(labels)), np.concatenate(chosen))
 
-    mean, unanimous, contradicting, tau_2 = judge(args.ensemble_pool, args.cross_fit)
+    mean, unanimous, contradicting, tau_2 = ask(settings.ensemble_pool, settings.cross_fit)
     # How many the user asked for must be there; of a share only what is left.
-    share = round(args.keep_share * len(dataset))
+    share = round(settings.keep_share * len(dataset))
     left = [int((unanimous & (labels == label)).sum()) for label in (0, 1)]
-    wanted = args.num_extremes or [min(share, left[0]), min(share, left[1])]
+    wanted = settings.num_extremes or [min(share, left[0]), min(share, left[1])]
     kept = most_extreme(mean, labels, unanimous, (wanted[0], wanted[-1]))
     record: dict[str, Any] = {
         "by": "labels",
-        "scorer": {"model": args.scorer_model, "steps": args.max_train_steps, "seed": args.seed},
-        "ensemble_size": args.ensemble_size,
-        "ensemble_pool": args.ensemble_pool,
-        "cross_fit": args.cross_fit,
-        "unlabelled": args.unlabelled,
+        "labeler": {"model": settings.labeler_model, "steps": settings.max_train_steps, "seed": settings.seed},
+        "ensemble_size": settings.ensemble_size,
+        "ensemble_pool": settings.ensemble_pool,
+        "cross_fit": settings.cross_fit,
+        "unlabelled": settings.unlabelled,
         "tau_1": tau_1,
         "tau_2": tau_2,
         "thresholds_from_holdout": holdout is not None,
@@ -166,14 +159,14 @@ def select_by_labels(
             "source": len(dataset),
             "without label": int((labels < 0).sum()),
             "held out": int(is_holdout.sum()),
-            "scorer agrees": int(agreed.sum()),
+            "labeler agrees": int(agreed.sum()),
             "ensemble agrees": int(unanimous.sum()),
             "most extreme": int(kept.sum()),
         },
         "num_per_label": [int((kept & (labels == label)).sum()) for label in (0, 1)],
         "num_contradicting": int(contradicting.sum()),
         "wrong_images_bound": {
-            str(count): wrong_images_bound(count, int(kept.sum()), ASSUMED_ERROR**args.ensemble_size)
+            str(count): wrong_images_bound(count, int(kept.sum()), ASSUMED_ERROR**settings.ensemble_size)
             for count in (10, 15, 20)
         },
     }
@@ -181,15 +174,15 @@ def select_by_labels(
         factor = np.asarray(dataset[f"factor_{attribute}"])
         leaks = {
             "labels alone": trainable,
-            "scorer, thresholds": agreed,
-            "scorer, surest": as_many_surest(scorer, agreed),
+            "labeler, thresholds": agreed,
+            "labeler, surest": as_many_surest(labeler, agreed),
         }
-        for pool in ("agreed", "all") if args.compare else (args.ensemble_pool,):
+        for pool in ("agreed", "all") if settings.compare else (settings.ensemble_pool,):
             for cross_fit in (False, True):
-                strength, passed, _, _ = judge(pool, cross_fit)
+                scores, passed, _, _ = ask(pool, cross_fit)
                 name = f"ensemble on {pool}{', cross-fitted' if cross_fit else ''}"
-                leaks |= {f"{name}, thresholds": passed, f"{name}, surest": as_many_surest(strength, passed)}
-        record["leak"] = {name: leak(factor[mask], args.delta) for name, mask in leaks.items()}
-        truly = trainable & ((factor <= args.delta) | (factor >= 1 - args.delta))
+                leaks |= {f"{name}, thresholds": passed, f"{name}, surest": as_many_surest(scores, passed)}
+        record["leak"] = {name: leak(factor[mask], settings.delta) for name, mask in leaks.items()}
+        truly = trainable & ((factor <= settings.delta) | (factor >= 1 - settings.delta))
         record["share_of_truly_extreme_kept"] = float(kept[truly].sum() / truly.sum())
     return Selection(kept, labels, np.where(labels == 1, mean, -mean), contradicting, record)

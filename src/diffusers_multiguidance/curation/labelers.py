@@ -1,11 +1,10 @@
-"""Scorers of an extreme set: networks trained on its noisy labels, and what they say of every image.
+"""Labelers: networks trained on noisy labels, or on words, and what they say of every image.
 
-They read every image many times, and to decode one takes as long as to judge it, so that is done once: `decode`.
+They read every image many times, and to decode one takes as long as to label it, so that is done once: `decode`.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ from torchvision.transforms.v2 import RandomCrop
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor
 
-from ..utils.files import replace_folder
+from ..data.transforms import image_channels, random_flip, scale_pixels, to_pixels
 from ..models.evaluator import ImageClassifier
-from ..training.trainer import fit_image, image_channels, random_flip, train
+from ..training.trainer import train
+from ..utils.files import replace_folder
+from .settings import DatasetSettings
 
 
 def decode(accelerator: Accelerator, dataset: Dataset, resolution: int, batch_size: int, path: Path) -> torch.Tensor:
@@ -38,25 +39,19 @@ def decode(accelerator: Accelerator, dataset: Dataset, resolution: int, batch_si
             pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             images = dataset.select_columns("image")
             for start in tqdm(range(0, len(dataset), batch_size), desc="decoding", unit="batch"):
-                batch = images[start : start + batch_size]["image"]
-                rows = [np.asarray(fit_image(image, resolution, channels)) for image in batch]
-                pixels[start : start + len(rows)] = np.stack(rows).reshape(len(rows), *shape[1:])
+                rows = images[start : start + batch_size]["image"]
+                pixels[start : start + len(rows)] = to_pixels(rows, resolution, channels)
             pixels.flush()
             temporary.rename(path)
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
-def to_images(pixels: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, C) uint8 to (B, C, H, W) float32 in [-1, 1], channels last in memory."""
-    return pixels.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
-
-
-def train_scorer(
+def train_labeler(
     accelerator: Accelerator,
     dataset: Subset[tuple[torch.Tensor, ...]],
     attribute: str,
     classes: list[str],
-    args: argparse.Namespace,
+    settings: DatasetSettings,
     folder: Path,
     seed: int,
 ) -> ImageClassifier:
@@ -64,19 +59,19 @@ def train_scorer(
 
     Args:
         dataset: uint8 pixels (H, W, C) as of `decode`, and a label: 0, 1, or -1 for an image between the two.
-        args: the training flags, and `--scorer_model`, `--scorer_resolution` and `--random_flip`.
-        folder: for checkpoints, and the finished network in its `scorer`.
+        settings: how to train, with what network.
+        folder: for checkpoints, and the finished network in its `labeler`.
     """
-    finished = folder / "scorer"
+    finished = folder / "labeler"
     if not finished.exists():
         torch.manual_seed(seed)
         size, _, channels = dataset[0][0].shape
-        model = ImageClassifier(args.scorer_model, attribute, classes, channels, size)
+        model = ImageClassifier(settings.labeler_model, attribute, classes, channels, size)
         shift = RandomCrop(size, padding=size // 16, padding_mode="edge")  # by the same for a batch
 
         def compute_loss(model: Any, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-            images, labels = to_images(batch[0]), batch[1]
-            if args.random_flip:
+            images, labels = scale_pixels(batch[0]), batch[1]
+            if settings.random_flip:
                 images = random_flip(images)
             images = shift(images)
             logits = model(images)
@@ -86,7 +81,7 @@ def train_scorer(
             accuracy = (logits.argmax(dim=1) == labels)[labelled].float().mean()
             return {"loss": F.cross_entropy(logits, shares), "accuracy": accuracy}
 
-        model, _ = train(accelerator, model, dataset, compute_loss, args, folder, folder.name, seed)
+        model, _ = train(accelerator, model, dataset, compute_loss, settings, folder, folder.name, seed)
         if accelerator.is_main_process:
             with replace_folder(finished) as temporary:
                 model.cpu().to(memory_format=torch.contiguous_format).save_pretrained(temporary)
@@ -99,7 +94,7 @@ def log_odds(
 ) -> np.ndarray:
     """Log-odds of the second class, (models, N) float32, of every image of `decode`, in its order.
 
-    Each process judges its part of the images, in batches of `batch_size`.
+    Each process labels its part of the images, in batches of `batch_size`.
     """
     for model in models:
         model.to(accelerator.device, memory_format=torch.channels_last).eval()
@@ -107,14 +102,14 @@ def log_odds(
     scores = []
     with torch.inference_mode():
         for batch in tqdm(part.split(batch_size), desc=description, disable=not accelerator.is_main_process):
-            images = to_images(batch.to(accelerator.device))
+            images = scale_pixels(batch.to(accelerator.device))
             logits = torch.stack([model(images) for model in models], dim=1)
             scores.append((logits[..., 1] - logits[..., 0]).float().cpu())
     return torch.cat(gather_object(scores)).T.numpy()
 
 
 def zero_shot_log_odds(
-    accelerator: Accelerator, dataset: Dataset, model_name: str, prompts: list[str], args: argparse.Namespace
+    accelerator: Accelerator, dataset: Dataset, model_name: str, prompts: list[str], batch_size: int
 ) -> np.ndarray:
     """How much more an image fits the second prompt than the first, (N,) float32, by any CLIP-like checkpoint.
 
@@ -130,7 +125,7 @@ def zero_shot_log_odds(
     scores = []
     with torch.inference_mode():
         for batch in tqdm(
-            DataLoader(dataset.select_columns("image"), args.eval_batch_size, collate_fn=collate),
+            DataLoader(dataset.select_columns("image"), batch_size, collate_fn=collate),
             desc="zero-shot scores",
             disable=not accelerator.is_main_process,
         ):

@@ -1,4 +1,4 @@
-"""CelebA, the paper's faces (section 5.1), from a folder or the Hub; and drawn faces in a folder like CelebA's."""
+"""CelebA, the paper's faces (section 5.1), from a folder or the Hub; and rendered faces in a folder like CelebA's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
 from ..utils.files import replace_folder
-from .faces import HAIR_CLASSES, LABEL_NOISE, draw_row, hair_label
-from .images import Counts, load_source, read_images, undecoded
+from .faces import HAIR_CLASSES, LABEL_NOISE, hair_label, render_row
+from .load import Counts, load_source, read_images, undecoded
 
 SPLITS = ("train", "valid", "test")  # partition 0, 1, 2
 
-FACTORS = ("Smiling", "Hair", "Pale_Skin")  # the latents of drawn faces
+FACTORS = ("Smiling", "Hair", "Pale_Skin")  # the latents of rendered faces
 
 # In the authors' order, which is that of the mirrors that give a list without names.
 ATTRIBUTES = (
@@ -135,7 +135,7 @@ def celeba(
         `factors.csv` (NaN where it has no such image), and `source_index`, the row number in the attribute file or
         the Hub data set's split.
 
-        The counts of what was skipped and converted, as `images.image_dataset` gives them. Rows that no split is
+        The counts of what was skipped and converted, see `load.Counts`. Rows that no split is
         named for are counted with every split.
 
     Raises:
@@ -174,7 +174,7 @@ def celeba(
 
 
 def write_celeba_folder(num_images: int, folder: str | Path, seed: int = 0) -> None:
-    """Draw faces into a folder in CelebA's format (Kaggle's), 178x218, for what wants CelebA where it cannot be had.
+    """Render faces into a folder in CelebA's format (Kaggle's), 178x218, for what wants CelebA where it cannot be had.
 
     Writes `img_align_celeba/000001.jpg` and so on, `list_attr_celeba.csv` (the four attributes of `faces`, -1 or 1,
     as noisy as there), `list_eval_partition.csv` (of ten images in a row eight train, one valid and one test) and
@@ -187,7 +187,7 @@ def write_celeba_folder(num_images: int, folder: str | Path, seed: int = 0) -> N
     if num_images < 1:
         raise ValueError(f"`num_images` is {num_images}; expected at least 1.")
     if Path(folder).exists() and not (Path(folder) / "factors.csv").is_file():
-        raise ValueError(f"`folder` {folder} exists; expected drawn faces to replace, or a free name.")
+        raise ValueError(f"`folder` {folder} exists; expected rendered faces to replace, or a free name.")
     tables: dict[str, list[list[Any]]] = {
         "list_attr_celeba": [["image_id", *LABEL_NOISE]],
         "list_eval_partition": [["image_id", "partition"]],
@@ -195,8 +195,8 @@ def write_celeba_folder(num_images: int, folder: str | Path, seed: int = 0) -> N
     }
     with replace_folder(folder) as new:
         (new / "img_align_celeba").mkdir()
-        for number in tqdm(range(num_images), desc="Drawing faces"):
-            face, name = draw_row(seed, number, 178, 218), f"{number + 1:06d}.jpg"
+        for number in tqdm(range(num_images), desc="Rendering faces"):
+            face, name = render_row(seed, number, 178, 218), f"{number + 1:06d}.jpg"
             face["image"].save(new / "img_align_celeba" / name, quality=95)
             tables["list_attr_celeba"].append([name, *(2 * face[attribute] - 1 for attribute in LABEL_NOISE)])
             tables["list_eval_partition"].append([name, max(0, number % 10 - 7)])

@@ -15,18 +15,18 @@ def position(x: np.ndarray | float, size: int) -> np.ndarray:
     return (np.asarray(x) - RADIUS) / (size - 1 - 2 * RADIUS)
 
 
-def draw_circle(x: int, y: int, size: int) -> np.ndarray:
+def render_circle(x: int, y: int, size: int) -> np.ndarray:
     """A filled circle of radius 2 (13 pixels) centred at column x and row y; (size, size) uint8, 0 or 255."""
     rows, columns = np.ogrid[:size, :size]
     return np.where((columns - x) ** 2 + (rows - y) ** 2 <= RADIUS**2, 255, 0).astype(np.uint8)
 
 
 def circles(num_images: int, resolution: int = 64, seed: int = 0) -> Dataset:
-    """Draw circles with integer centres, uniform over all places where the whole circle is inside the image.
+    """Render circles with integer centres, uniform over all places where the whole circle is inside the image.
 
     Returns:
         `image` (L mode), `position` ("left" or "right": whether z > 0.5), `factor_position` (z) and `source_index`;
-        for two factors also `height` ("bottom" or "top"), `factor_height`, and both labels as one: `corner`.
+        for two attributes also `height` ("bottom" or "top"), `factor_height`, and both labels as one: `corner`.
     """
     rng = np.random.default_rng(seed)
     x, y = rng.integers(RADIUS, resolution - RADIUS, size=(2, num_images))
@@ -34,7 +34,7 @@ def circles(num_images: int, resolution: int = 64, seed: int = 0) -> Dataset:
     height = (1 - position(y, resolution)).astype(np.float32)
     return Dataset.from_dict(
         {
-            "image": [PILImage.fromarray(draw_circle(*center, resolution)) for center in zip(x, y, strict=True)],
+            "image": [PILImage.fromarray(render_circle(*center, resolution)) for center in zip(x, y, strict=True)],
             "position": (z > 0.5).astype(int),
             "factor_position": z,
             "height": (height > 0.5).astype(int),

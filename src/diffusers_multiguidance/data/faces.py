@@ -1,4 +1,4 @@
-"""Drawn faces with CelebA's column names, whose true smile, hair lightness and skin tone are known.
+"""Rendered faces with CelebA's column names, whose true smile, hair lightness and skin tone are known.
 
 A stand-in for CelebA where it cannot be had, and a test of the filter: what it lets slip is counted, not guessed.
 """
@@ -33,7 +33,7 @@ SKIN_COLORS = ((92, 56, 40), (205, 150, 112), (252, 226, 206))
 
 @dataclass(frozen=True)
 class Latents:
-    """What a face is drawn from; each in [0, 1]."""
+    """What a face is rendered from; each in [0, 1]."""
 
     smile: float  # from a frown to an open grin
     hair: float  # from black to blond
@@ -77,8 +77,8 @@ def _blend(colors: tuple[tuple[int, ...], ...], share: float) -> np.ndarray:
     return np.array([np.interp(share, (0, 0.5, 1), channel) for channel in zip(*colors, strict=True)])
 
 
-def draw_face(latents: Latents, rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Draw one face.
+def render_face(latents: Latents, rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Render one face.
 
     Everything that `latents` does not say is drawn from `rng` and independent of them: shape and pose of the head,
     eyes, brows, hair style, glasses, clothes, background, light.
@@ -86,7 +86,7 @@ def draw_face(latents: Latents, rng: np.random.Generator, width: int, height: in
     Returns:
         (height, width, 3) uint8 RGB, antialiased. The face fills the central square.
     """
-    sampling = max(2, -(-192 // min(width, height)))  # draw larger, then average
+    sampling = max(2, -(-192 // min(width, height)))  # render larger, then average
     side = min(width, height) * sampling
     angle, size = np.radians(rng.uniform(-9, 9)), rng.uniform(0.38, 0.42) * side
     shift = np.array([rng.uniform(-0.03, 0.03), rng.uniform(0.0, 0.05)])
@@ -179,8 +179,8 @@ def draw_face(latents: Latents, rng: np.random.Generator, width: int, height: in
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def draw_row(seed: int, number: int, width: int, height: int) -> dict[str, Any]:
-    """Face number `number` of a seed, whichever other faces are drawn."""
+def render_row(seed: int, number: int, width: int, height: int) -> dict[str, Any]:
+    """Face number `number` of a seed, whichever other faces are rendered."""
     rng = np.random.default_rng((seed, number))
     smile, hair, skin = rng.random(3).astype(np.float32)
     factors = {"Smiling": smile, "Hair": hair, "Pale_Skin": skin}
@@ -190,7 +190,7 @@ def draw_row(seed: int, number: int, width: int, height: int) -> dict[str, Any]:
         for draw, (name, (factor, middle, softness)) in zip(draws, LABEL_NOISE.items(), strict=True)
     }
     return {
-        "image": PILImage.fromarray(draw_face(Latents(smile, hair, skin), rng, width, height)),
+        "image": PILImage.fromarray(render_face(Latents(smile, hair, skin), rng, width, height)),
         **labels,
         "Hair": hair_label(labels["Black_Hair"], labels["Blond_Hair"]),
         **{f"factor_{name}": value for name, value in factors.items()},
@@ -205,11 +205,11 @@ def hair_label(black: int, blond: int) -> int:
 
 def _rows(numbers: list[int], seed: int, width: int, height: int) -> Iterator[dict[str, Any]]:
     for number in numbers:
-        yield draw_row(seed, number, width, height)
+        yield render_row(seed, number, width, height)
 
 
 def faces(num_images: int, resolution: int = 64, seed: int = 0, num_proc: int | None = None) -> Dataset:
-    """Draw faces, each latent uniform in [0, 1] and independent of the others.
+    """Render faces, each latent uniform in [0, 1] and independent of the others.
 
     The labels are binary and as noisy as people's: with z the latent,
 
@@ -218,7 +218,7 @@ def faces(num_images: int, resolution: int = 64, seed: int = 0, num_proc: int | 
         P(Pale_Skin = yes) = sigmoid((z - 0.75) / 0.08)
 
     Args:
-        num_proc: processes to draw with.
+        num_proc: processes to render with.
 
     Returns:
         `image` (RGB), `Smiling`, `Black_Hair`, `Blond_Hair`, `Pale_Skin` ("no" or "yes"), `Hair` ("black", "blond",
@@ -246,6 +246,6 @@ def faces(num_images: int, resolution: int = 64, seed: int = 0, num_proc: int | 
         ),
         gen_kwargs={"numbers": list(range(num_images)), **arguments},
         num_proc=num_proc,
-        # The drawing code is part of what the cached result depends on.
+        # The rendering code is part of what the cached result depends on.
         fingerprint=Hasher.hash((inspect.getsource(sys.modules[__name__]), num_images, arguments)),
     )

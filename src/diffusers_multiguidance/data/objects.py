@@ -19,7 +19,8 @@ from skimage.filters import gaussian, sobel
 from skimage.measure import label, regionprops
 from skimage.segmentation import watershed
 
-from .images import BadImage, Counts, has_transparency, open_image
+from .load import Counts
+from .transforms import BadImage, has_transparency, open_image
 
 SIZES = (0.2, 0.75)  # the smallest and the largest longest side, as shares of the image
 SAMPLING = 4  # images are put together this much larger, then averaged
@@ -52,7 +53,7 @@ def read_cutouts(folder: str | Path) -> tuple[list[PILImage.Image], Counts]:
     """Read a folder of images with an alpha channel, in the order of their names, cropped to what is visible.
 
     Returns:
-        RGBA images; and how many files were skipped and converted, and why, as `images.image_dataset` gives them.
+        RGBA images; and how many files were skipped and converted, and why, see `load.Counts`.
 
     Raises:
         ValueError: where none is left.
@@ -138,7 +139,7 @@ def objects(
 
     Args:
         cutouts: a folder of images with an alpha channel; by default the photographed coins that scikit-image ships.
-        num_proc: processes to draw with.
+        num_proc: processes to render with.
 
     Returns:
         `image` (RGB), `size` ("small" or "large": whether the factor is above 0.5), `factor_size` and `source_index`
@@ -173,7 +174,7 @@ def objects(
             "resolution": resolution,
         },
         num_proc=num_proc,
-        # The drawing code is part of what the cached result depends on.
+        # The rendering code is part of what the cached result depends on.
         fingerprint=Hasher.hash((inspect.getsource(sys.modules[__name__]), num_images, seed, resolution, pixels)),
     )
     return dataset, counts

@@ -1,21 +1,26 @@
-"""How strongly an image shows an attribute: one number in [0, 1] per image, NaN where it can't be told.
+"""Evaluators: how much an image shows an attribute, a value in [0, 1] per image, NaN where it can't be told.
 
 Images are (N, H, W, C) uint8 with C of 1 or 3.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 
 from ..data.circles import RADIUS, position
 from ..data.digits import stroke_thickness, thickness_factor
-from .fidelity import evaluator_logits, load_evaluator
+from ..models.evaluator import ImageClassifier
 
-Measure = Callable[[np.ndarray], np.ndarray]
+Evaluator = Callable[[np.ndarray], np.ndarray]
 
 
 def to_grey(images: np.ndarray) -> np.ndarray:
@@ -29,17 +34,17 @@ class CirclePosition:
     """Horizontal position z of the one circle in the image (paper, section 5.5), by contour detection with OpenCV.
 
     With `vertical` its height, from the bottom to the top. NaN (malformed) unless there is exactly one contour and it
-    fits a circle of radius 2: enclosing radius 1.5 to 2.75 (the drawn circle has 2.0) and 9 to 17 bright pixels (the
-    drawn circle has 13).
+    fits a circle of radius 2: enclosing radius 1.5 to 2.75 (a rendered one has 2.0) and 9 to 17 bright pixels (a
+    rendered one has 13).
     """
 
     def __init__(self, vertical: bool = False) -> None:
         self.vertical = vertical
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return np.array([self._measure(image) for image in to_grey(images)])
+        return np.array([self._value(image) for image in to_grey(images)])
 
-    def _measure(self, image: np.ndarray) -> float:
+    def _value(self, image: np.ndarray) -> float:
         bright = image > 127
         contours, _ = cv2.findContours(bright.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         if len(contours) != 1 or not 9 <= bright.sum() <= 17:
@@ -58,26 +63,97 @@ class StrokeThickness:
         return np.array([thickness_factor(stroke_thickness(image)) for image in to_grey(images)])
 
 
-class Regression:
-    """What an evaluator says that train_evaluator.py trained on a factor's true values (paper, appendix K)."""
+class TrainedEvaluator:
+    """A network of train_evaluator.py: the number that it learnt (paper, appendix K), or the high class's probability.
+
+    Raises:
+        ValueError: for a folder without one, or one that tells more than two classes apart.
+    """
 
     def __init__(self, folder: str | Path) -> None:
-        self.evaluator = load_evaluator(folder)
-        if self.evaluator.config["classes"] is not None:
-            raise ValueError(f"`{folder}` tells classes apart; expected an evaluator of a number.")
+        self.network = load_network(folder)
+        classes = self.network.config["classes"]
+        if classes is not None and len(classes) != 2:
+            raise ValueError(f"`{folder}` tells {len(classes)} classes apart; expected an evaluator of a number, or of two.")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return evaluator_logits(self.evaluator, images)[:, 0].sigmoid().double().numpy()
+        logits = network_logits(self.network, images).double()
+        values = logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
+        return values.numpy()
 
 
-def load_measure(name: str) -> Measure:
-    """ "position" and "height" of circles, "thickness" of digits, or else the evaluator in the folder `name`."""
-    if name in ("position", "height"):
-        return CirclePosition(vertical=name == "height")
-    if name == "thickness":
-        return StrokeThickness()
+EVALUATORS: dict[str, Callable[[], Evaluator]] = {
+    "circle-position": CirclePosition,
+    "circle-height": partial(CirclePosition, vertical=True),
+    "stroke-thickness": StrokeThickness,
+}
+
+
+def load_evaluator(name: str | Path) -> Evaluator:
+    """One of `EVALUATORS`, or else that in the folder `name`.
+
+    Raises:
+        ValueError: where there is neither.
+    """
+    if str(name) in EVALUATORS:
+        return EVALUATORS[str(name)]()
     if not Path(name).is_dir():
+        raise ValueError(f"`evaluator` is {str(name)!r}; expected one of {list(EVALUATORS)} or the folder of one.")
+    return TrainedEvaluator(name)
+
+
+def find_evaluator(pipeline: str | Path, attribute: str) -> str:
+    """Name or folder of the evaluator that belongs to an attribute of a pipeline, for `load_evaluator`.
+
+    It is what the pipeline carries in `evaluators/<attribute>`, or else what it was calibrated by.
+
+    Args:
+        pipeline: a folder, or an id on the Hub.
+
+    Raises:
+        ValueError: where there is neither.
+    """
+    folder = Path(pipeline)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(str(pipeline), allow_patterns=["model_index.json", "evaluators/*"]))
+    carried = folder / "evaluators" / attribute
+    if carried.is_dir():
+        return str(carried)
+    calibrations = json.loads((folder / "model_index.json").read_text()).get("calibrations", {})
+    for calibration in calibrations.get(attribute, []):
+        if calibration["evaluator"] in EVALUATORS:
+            return calibration["evaluator"]
+    raise ValueError(
+        f"`attribute` is {attribute!r}, for which {pipeline} has no evaluator; expected `--evaluator` with one of "
+        f"{list(EVALUATORS)} or the folder of one."
+    )
+
+
+def load_network(folder: str | Path) -> ImageClassifier:
+    """The network that train_evaluator.py wrote into a folder.
+
+    Raises:
+        ValueError: where there is none, or a broken one.
+    """
+    try:
+        return ImageClassifier.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"`{folder}` can't be read ({reason}); expected what train_evaluator.py writes.") from error
+
+
+def network_logits(network: ImageClassifier, images: np.ndarray, batch_size: int = 256) -> torch.Tensor:
+    """What a network says of images (N, H, W, C) uint8: (N, number of outputs).
+
+    Raises:
+        ValueError: for images that it was not made for.
+    """
+    size, channels = network.config["sample_size"], network.config["in_channels"]
+    if images.shape[1:] != (size, size, channels):
         raise ValueError(
-            f"`measure` is {name!r}; expected 'position', 'height', 'thickness' or the folder of an evaluator."
+            f"`images` have shape {images.shape}; expected (N, {size}, {size}, {channels}) for this evaluator."
         )
-    return Regression(name)
+    network.eval()
+    with torch.inference_mode():
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return torch.cat([network(batch.float() / 127.5 - 1) for batch in pixels.split(batch_size)])

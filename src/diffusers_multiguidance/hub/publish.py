@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -13,7 +12,6 @@ import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, get_token
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from ..pipelines import MultiGuidanceDDPMPipeline
 from .card import unmeasured_facts, write_pipeline_card
 from .errors import hub_errors
 
@@ -23,16 +21,23 @@ LOADS_FROM = re.compile(r'(?<=Pipeline\.from_pretrained\(")[^"\n]*')
 
 
 def publish(
-    folder: str | Path, repo_id: str, token: str | None = None, private: bool = False, revision: str | None = None
+    pipeline: Any,
+    repo_id: str,
+    folder: str | Path | None = None,
+    token: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
 ) -> str:
-    """Upload a pipeline's folder, with its card, in one commit.
+    """Save a pipeline as it loads without this package, and upload it with its card, in one commit.
 
-    Nothing is sent before the folder was found whole. A repository that holds an earlier version is updated; files of
-    other names that lie on its top level stay. The card on the Hub says `Pipeline.from_pretrained("<repo_id>")`.
+    A repository that holds an earlier version is updated; files of other names that lie on its top level stay. The
+    card on the Hub says `Pipeline.from_pretrained("<repo_id>")`.
 
     Args:
-        folder: what `save_pretrained` of our pipeline wrote, and a README.md.
+        pipeline: a `MultiGuidanceDDPMPipeline`.
         repo_id: NAMESPACE/NAME, or a name in the namespace of the token's user.
+        folder: where the pipeline was loaded from: its card, pictures and evaluators go along. Unless given, the card
+            is that of the repository, or else a short one.
         token: with write access; from HF_TOKEN or `hf auth login` unless given.
         private: whether a new repository is.
         revision: branch to write, made from main where it is new; main unless given.
@@ -41,46 +46,26 @@ def publish(
         URL of the commit.
 
     Raises:
-        ValueError: where the folder is no whole pipeline or its card's metadata are wrong, the token is missing or has
-            no right, `repo_id` is taken by something else, or the connection broke; in one sentence.
-    """
-    folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"`folder` is {str(folder)!r}; expected a pipeline's folder, with a model_index.json.")
-    try:
-        pipeline = MultiGuidanceDDPMPipeline.from_pretrained(folder)
-    except ValueError as error:
-        raise ValueError(str(error).replace("pretrained_model_name_or_path", "folder", 1)) from error
-    class_name = ["pipeline", type(pipeline).__name__]
-    code = ["pipeline.py", *(["classifiers/noisy_classifier.py"] if pipeline.classifiers is not None else [])]
-    missing = [name for name in code if not (folder / name).is_file()]
-    if missing or json.loads((folder / "model_index.json").read_text())["_class_name"] != class_name:
-        raise ValueError(
-            f"`folder` {str(folder)!r} lacks {' and '.join(missing) or 'its class'}; expected what `save_pretrained` "
-            f"of {class_name[1]} writes, which loads without this package."
-        )
-    return publish_folder(folder, repo_id, "model", "model_index.json", class_name[1], token, private, revision)
-
-
-def publish_pipeline(
-    pipeline: Any, repo_id: str, token: str | None = None, private: bool = False, revision: str | None = None
-) -> str:
-    """Save a pipeline and upload it, with the card that is there already or else a short one.
-
-    Arguments, result and errors are those of `publish`.
+        ValueError: where the card is missing or its metadata are wrong, the token is missing or has no right, `repo_id`
+            is taken by something else, or the connection broke; in one sentence.
     """
     token = find_token(token)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / repo_id.split("/")[-1]
-        pipeline.save_pretrained(folder)
-        with hub_errors(repo_id):
-            api = HfApi(token=token)
-            user = "" if "/" in repo_id else api.whoami()["name"] + "/"
-            try:
-                shutil.copy(api.hf_hub_download(user + repo_id, "README.md"), folder)
-            except (RemoteEntryNotFoundError, RepositoryNotFoundError):
-                write_pipeline_card(folder, unmeasured_facts(folder.name, list(pipeline.attributes)), repo_id)
-        return publish(folder, repo_id, token, private, revision)
+        staged = Path(temporary) / (repo_id.split("/")[-1] if folder is None else Path(folder).resolve().name)
+        if folder is not None:
+            own = shutil.ignore_patterns("unet", "transformer", "vae", "classifiers", "scheduler", "*.py")
+            shutil.copytree(folder, staged, ignore=own)
+        pipeline.save_pretrained(staged)
+        if folder is None:
+            with hub_errors(repo_id):
+                api = HfApi(token=token)
+                user = "" if "/" in repo_id else api.whoami()["name"] + "/"
+                try:
+                    shutil.copy(api.hf_hub_download(user + repo_id, "README.md"), staged)
+                except (RemoteEntryNotFoundError, RepositoryNotFoundError):
+                    write_pipeline_card(staged, unmeasured_facts(staged.name, list(pipeline.attributes)), repo_id)
+        class_name = type(pipeline).__name__
+        return publish_folder(staged, repo_id, "model", "model_index.json", class_name, token, private, revision)
 
 
 def find_token(token: str | None = None) -> str:

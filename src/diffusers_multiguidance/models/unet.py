@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import UNet2DModel
@@ -13,8 +14,8 @@ from torch import nn
 def create_unet(
     sample_size: int,
     channels: int,
-    block_out_channels: tuple[int, ...],
-    attention_resolutions: tuple[int, ...] = (16, 8),
+    block_out_channels: Sequence[int],
+    attention_resolutions: Sequence[int] = (16, 8),
     layers_per_block: int = 3,
     norm_num_groups: int = 32,
     attention_head_dim: int = 64,

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from safetensors import SafetensorError
 
-from ..calibration import find_calibrations
-from ..diffusion import GaussianDiffusion, noise_schedule
+from ..denoising import Denoiser, DenoisingStep, denoise
 from ..guidance import (
+    ClassifierScore,
     Target,
     check_guidance_interval,
-    guidance_gradient,
-    is_guided,
+    find_calibrations,
     is_number,
     weights_from_classes,
     weights_from_target,
 )
-from ..models.noisy_classifier import NoisyClassifierSet
 from ..hub.bundle import inline_source
+from ..models.noisy_classifier import NoisyClassifierSet
+from ..schedulers import SCHEDULERS, create_steps, scheduler_name
 
-# What `model_index.json` may name, by component: nothing else is ever imported or loaded.
+# Classes that `model_index.json` may name, by component: nothing else is ever imported or loaded.
 COMPONENT_CLASSES = {
-    "unet": (["diffusers", "UNet2DModel"],),
-    "scheduler": (["diffusers", "DDPMScheduler"], ["diffusers", "DDIMScheduler"]),
-    "classifiers": (["noisy_classifier", "NoisyClassifierSet"], [None, None]),
+    "unet": {"UNet2DModel"},
+    "transformer": {"DiTTransformer2DModel"},
+    "vae": {"AutoencoderKL", "AutoencoderTiny", "VQModel"},
+    "scheduler": {class_name for class_name, _ in SCHEDULERS.values()},
+    "classifiers": {"NoisyClassifierSet"},
 }
+STOCK_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline", "DiTPipeline")
+STOCK_NAMES = {"vqvae": "vae"}  # what a component is called there, and here
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 SHARED_ARGUMENTS = (*HUB_ARGUMENTS, "dtype", "torch_dtype", "variant", "low_cpu_mem_usage")
-SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++")
 
 
 @dataclass
@@ -53,53 +58,87 @@ class MultiGuidanceOutput(BaseOutput):
 
 
 class MultiGuidanceDDPMPipeline(DiffusionPipeline):
-    """Guide an unconditional DDPM by classifiers of noisy images towards all classes at once (paper, section 4).
+    """Guide a DDPM by classifiers of noisy images towards all classes at once (paper, section 4).
+
+    The scheduler decides how to sample: `DDPMScheduler` and `DDIMScheduler` by exact float64 tables, the others in
+    `schedulers.SCHEDULERS` by their own steps. Exchange it as everywhere in diffusers:
+    `pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)`.
 
     Args:
-        unet: the denoiser, trained on extremes only.
+        unet: a `UNet2DModel`, the denoiser, trained on extremes only; or None.
+        transformer: a `DiTTransformer2DModel` in its place; exactly one of the two.
+        vae: where given, the denoiser and the classifiers live in its latents, scaled by its `scaling_factor`.
         classifiers: a `NoisyClassifierSet`, or None to sample without guidance.
-        scheduler: a stock scheduler, whose configuration alone is used.
-        default_num_inference_steps: what the call's `num_inference_steps=None` means.
-        default_guidance_scale: what the call's `guidance_scale=None` means.
-        default_guidance_interval: what the call's `guidance_interval=None` means.
-        default_sampler: what the call's `sampler=None` means.
-        calibrations: what `multiguidance calibrate` found, by attribute; see `find_calibrations`.
+        scheduler: a stock scheduler.
+        sampling_defaults: by the short name of a scheduler, the `num_inference_steps`, `guidance_scale` and
+            `guidance_interval` that it was tuned for; what the call's None means. Under "edit", those of editing.
+        calibrations: what `multiguidance calibrate` found, by attribute; see `guidance.find_calibrations`.
+
+    Raises:
+        ValueError: for no or two denoisers, parts that do not fit each other, or a scheduler that can't be guided.
     """
 
-    model_cpu_offload_seq = "unet->classifiers"
-    _optional_components = ["classifiers"]  # noqa: RUF012
+    model_cpu_offload_seq = "unet->transformer->classifiers->vae"
+    # diffusers silently ignores a component that has a default in the signature.
+    _optional_components = ["unet", "transformer", "vae", "classifiers"]  # noqa: RUF012
 
     def __init__(
         self,
-        unet: UNet2DModel,
+        unet: Any,
+        transformer: Any,
+        vae: Any,
         classifiers: Any,
-        scheduler: DDPMScheduler,
-        default_num_inference_steps: int = 250,
-        default_guidance_scale: float = 60.0,
-        default_guidance_interval: Sequence = (0.0, 1.0),  # bare, or diffusers complains of it at every load
-        default_sampler: str = "ddpm",
+        scheduler: Any,
+        sampling_defaults: dict[str, dict[str, Any]] | None = None,
         calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
+        if (unet is None) == (transformer is None):
+            number = "neither" if unet is None else "both"
+            raise ValueError(f"`unet` and `transformer`: {number} given; expected exactly one denoiser.")
+        scheduler_name(scheduler)
+        size, channels = _sample_size(unet or transformer), (unet or transformer).config.in_channels
         for config in [] if classifiers is None else classifiers.config["member_configs"]:
-            if (config["sample_size"], config["in_channels"]) != (unet.config.sample_size, unet.config.in_channels):
+            if (config["sample_size"], config["in_channels"]) != (size[0], channels):
                 raise ValueError(
                     f"`classifiers` are for {config['sample_size']} pixels and {config['in_channels']} channels; "
-                    f"expected those of `unet`, {unet.config.sample_size} and {unet.config.in_channels}."
+                    f"expected those of the denoiser, {size[0]} and {channels}."
                 )
-        self.register_modules(unet=unet, classifiers=classifiers, scheduler=scheduler)
-        self.register_to_config(
-            default_num_inference_steps=default_num_inference_steps,
-            default_guidance_scale=default_guidance_scale,
-            default_guidance_interval=default_guidance_interval,
-            default_sampler=default_sampler,
-            calibrations=calibrations or {},
+        if vae is not None and vae.config.latent_channels != channels:
+            raise ValueError(
+                f"`vae` has latents of {vae.config.latent_channels} channels; expected those of the denoiser, {channels}."
+            )
+        if classifiers is not None:
+            classifiers.requires_grad_(False)  # else every backward pass prepares for gradients of its weights
+        self.register_modules(
+            unet=unet, transformer=transformer, vae=vae, classifiers=classifiers, scheduler=scheduler
         )
+        self.register_to_config(sampling_defaults=sampling_defaults or {}, calibrations=calibrations or {})
 
     @property
     def attributes(self) -> dict[str, list[str]]:
         """Class names by attribute, as the classifiers know them."""
         return {} if self.classifiers is None else self.classifiers.attributes
+
+    @property
+    def denoiser(self) -> Any:
+        """The `unet` or the `transformer`, whichever there is."""
+        return self.transformer if self.unet is None else self.unet
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        height, width = _sample_size(self.denoiser)
+        factor = 1
+        if self.vae is not None:
+            widths = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
+            factor = 2 ** (len(widths) - 1)
+        return height * factor, width * factor
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.denoiser.config.in_channels if self.vae is None else self.vae.config.in_channels
 
     @torch.no_grad()
     def __call__(
@@ -110,34 +149,32 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
         guidance_interval: tuple[float, float] | None = None,
         num_inference_steps: int | None = None,
-        sampler: str | None = None,
         eta: float = 0.0,
         calibration: str | None = "same",
+        class_labels: Sequence[int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, Any] | None] | None = None,
     ) -> MultiGuidanceOutput | tuple[Any, dict[str, np.ndarray] | None]:
-        """Draw images; without `target` and `guidance_weights` the plain, unguided ones.
+        """Generate images; without `target` and `guidance_weights` the plain, unguided ones.
 
         Args:
             batch_size: number of images B.
-            target: where to aim, by attribute: a number from 0 (its first class) to 1 (its second), a dict of shares
-                for any number of classes, or "uniform", which spreads the batch evenly. A number is a measured
-                strength where there is a calibration, else the classifiers' probability at which guidance vanishes.
-            guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. None takes the
-                pipeline's default.
+            target: where to aim, by attribute: a number from 0 (its low class) to 1 (its high class), a dict of
+                shares for any number of classes, or "uniform", which spreads the batch evenly. A number is a measured
+                value where there is a calibration, else the classifiers' probability at which guidance vanishes.
+            guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. The same scale is not
+                the same strength under two schedulers: None takes what the pipeline was tuned for with this one.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
             guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes
-                the pipeline's default.
-            num_inference_steps: evenly respaced steps S, at most the T of training. None takes the pipeline's default.
-            sampler: "ddpm", ancestral, the mean shifted by variance * gradient; "ddim"; or, of second order and
-                multistep (Lu et al. 2022), "dpmsolver++" and, with the ancestral sampler's noise, "sde-dpmsolver++":
-                these shift the score. The same scale is not the same strength under each. None takes the pipeline's
-                default.
-            eta: noise of "ddim", from 0 (deterministic) to 1.
-            calibration: "same", the one measured with this sampler, number of steps, guidance scale and interval;
-                "nearest", else of this sampler that with the nearest number of steps; None, no calibration.
+                the pipeline's default for this scheduler.
+            num_inference_steps: steps S. None takes the pipeline's default for this scheduler, or else 250 ancestral
+                ones and 50 of any other.
+            eta: noise of `DDIMScheduler`, from 0 (deterministic) to 1; 0 with any other.
+            calibration: "same", the one measured with this scheduler, number of steps, guidance scale and interval;
+                "nearest", else of this scheduler that with the nearest number of steps; None, no calibration.
+            class_labels: one for each image, where the denoiser knows classes; None samples without.
             generator: one for the batch, or a list with one per image, which makes an image independent of its batch.
             output_type: "pil", "np" (B, H, W, C in [0, 1]) or "pt" (B, C, H, W in [0, 1]).
             callback_on_step_end: called after every step as `(pipeline, step, timestep, {"sample": x})`; may return
@@ -149,85 +186,145 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: for any argument outside what is said here, in one sentence that names it.
         """
-        num_inference_steps = self._default(num_inference_steps, "default_num_inference_steps")
-        guidance_scale = self._default(guidance_scale, "default_guidance_scale")
-        guidance_interval = self._default(guidance_interval, "default_guidance_interval")
-        sampler = self._default(sampler, "default_sampler")
+        _check_output(output_type, callback_on_step_end)
+        steps = self.denoise(
+            batch_size,
+            target,
+            guidance_scale,
+            guidance_weights,
+            guidance_interval,
+            num_inference_steps,
+            eta,
+            calibration,
+            class_labels,
+            generator,
+        )
+        return self._run(steps, output_type, return_dict, callback_on_step_end)
+
+    def denoise(
+        self,
+        batch_size: int = 1,
+        target: Mapping[str, Target] | str | None = None,
+        guidance_scale: float | None = None,
+        guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        num_inference_steps: int | None = None,
+        eta: float = 0.0,
+        calibration: str | None = "same",
+        class_labels: Sequence[int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """The call, step by step, for whoever wants to look at images while they emerge; see `finish`.
+
+        Arguments and errors are those of the call.
+        """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
-        self._check_call(batch_size, generator, guidance_scale, output_type, callback_on_step_end)
-        if sampler not in SAMPLERS:
-            raise ValueError(f"`sampler` is {sampler!r}; expected one of {list(SAMPLERS)}.")
-        if not is_number(eta, 0, 1 if sampler == "ddim" else 0):
-            raise ValueError(f"`eta` is {eta}; expected 0 to 1 for the sampler 'ddim', and 0 for the others.")
-        if calibration not in ("same", "nearest", None):
-            raise ValueError(f"`calibration` is {calibration!r}; expected 'same', 'nearest' or None.")
-        check_guidance_interval(guidance_interval)
-        weights: dict[str, torch.Tensor] = {}
         if target is not None and guidance_weights is not None:
             raise ValueError("`target` and `guidance_weights` are both given; expected at most one of them.")
+        if calibration not in ("same", "nearest", None):
+            raise ValueError(f"`calibration` is {calibration!r}; expected 'same', 'nearest' or None.")
+        name = scheduler_name(self.scheduler)
+        if not is_number(eta, 0, 1 if name == "ddim" else 0):
+            raise ValueError(f"`eta` is {eta}; expected 0 to 1 with DDIMScheduler, and 0 with any other.")
+        call = self.resolve_call(num_inference_steps, guidance_scale, guidance_interval)
+        check_guidance_interval(call["guidance_interval"])
+        weights = {}
         if target is not None:
-            call = {
-                "sampler": sampler,
-                "num_inference_steps": num_inference_steps,
-                "guidance_scale": guidance_scale,
-                "guidance_interval": guidance_interval,
-            }
-            aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
-            numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
-            networks = [self.unet, *([] if self.classifiers is None else self.classifiers.members)]
-            found = find_calibrations(self.config["calibrations"], numbers, call, calibration, networks)
-            weights = weights_from_target(self.attributes, target, guidance_scale, batch_size, found)
+            scale = self._need_scale(call["guidance_scale"], name)
+            found = self._find_calibrations(target, call, calibration)
+            weights = weights_from_target(self.attributes, target, scale, batch_size, found)
         elif guidance_weights is not None:
             weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
+        _check_generator(generator, batch_size)
+        if class_labels is not None:
+            class_labels = self._class_labels(class_labels, batch_size)
 
         device = self._execution_device
-        weights = {attribute: row.to(device) for attribute, row in weights.items()}
-        diffusion = GaussianDiffusion.from_scheduler(self.scheduler, num_inference_steps)
-        clip = self.scheduler.config.get("clip_sample", True)
-        size = self.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        shape = (batch_size, self.unet.config.in_channels, height, width)
-        sample = randn_tensor(shape, generator=generator, device=device)
+        denoiser = Denoiser(self.denoiser)
+        noise = randn_tensor((batch_size, *denoiser.sample_shape), generator=generator, device=device)
+        return denoise(
+            functools.partial(denoiser.predict, class_labels=class_labels),
+            create_steps(self.scheduler, call["num_inference_steps"], device),
+            noise,
+            ClassifierScore(self.classifiers, weights) if weights else None,
+            call["guidance_interval"],
+            lambda number: eta,
+            generator,
+        )
 
-        solver = None
-        if sampler in ("dpmsolver++", "sde-dpmsolver++"):
-            # For its model's output it is given the predicted image, guided and clipped here.
-            betas = noise_schedule(self.scheduler.config)
-            solver = DPMSolverMultistepScheduler(trained_betas=betas, prediction_type="sample", algorithm_type=sampler)
-            solver.set_timesteps(timesteps=diffusion.timesteps.flip(0).tolist(), device=device)
+    def resolve_call(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> dict[str, Any]:
+        """What these arguments of the call, where they are None, stand for with the scheduler of now, and its name."""
+        name = scheduler_name(self.scheduler)
+        tuned = self.config["sampling_defaults"].get(name, {})
+        usual = min(250 if name == "ddpm" else 50, self.scheduler.config.num_train_timesteps)
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
+        }
+        otherwise = {"num_inference_steps": usual, "guidance_scale": None, "guidance_interval": (0.0, 1.0)}
+        call = {key: tuned.get(key, otherwise[key]) if value is None else value for key, value in given.items()}
+        return {"scheduler": name, **call}
 
-        # Arithmetic stays in float32 whatever the networks' precision: the steps are differences of near equals.
-        for step in self.progress_bar(range(num_inference_steps)):
-            index = num_inference_steps - 1 - step
-            timestep = diffusion.timesteps[index].to(device)
-            model_output = self.unet(sample.to(self.unet.dtype), timestep).sample.float()
-            grad = None
-            if weights and is_guided(step, num_inference_steps, guidance_interval):
-                x_t = sample.to(self.classifiers.dtype)
-                grad = guidance_gradient(self.classifiers, x_t, timestep, weights).float()
-            needs_noise = index > 0 and (sampler in ("ddpm", "sde-dpmsolver++") or eta > 0)
-            noise = (
-                randn_tensor(shape, generator=generator, device=device) if needs_noise else torch.zeros_like(sample)
-            )
-            if sampler == "ddpm":
-                moments = diffusion.p_mean_variance(model_output, sample, index, clip)
-                mean = moments.mean if grad is None else diffusion.guide_mean(moments, grad)
-                sample = mean + (0.5 * moments.log_variance).exp() * noise
-            elif solver is not None:
-                moments = diffusion.p_mean_variance(model_output, sample, index, clip)
-                if grad is not None:
-                    moments = diffusion.guide_score(moments, sample, grad, index)
-                pred_x0 = moments.pred_x0.clamp(-1, 1) if clip else moments.pred_x0
-                sample = solver.step(pred_x0, timestep, sample, variance_noise=noise).prev_sample
-            else:
-                # An ancestral model's second half, the variance, has no place in DDIM.
-                sample = diffusion.ddim_step(model_output, sample, index, eta, grad, noise, clip)
+    def _run(
+        self,
+        steps: Iterator[DenoisingStep],
+        output_type: str,
+        return_dict: bool,
+        callback_on_step_end: Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, Any] | None] | None,
+    ) -> MultiGuidanceOutput | tuple[Any, dict[str, np.ndarray] | None]:
+        """Take all steps, with a progress bar and the caller's callback, and finish the images."""
+        bar = None
+        for step in steps:
+            bar = self.progress_bar(total=step.total) if bar is None else bar
             if callback_on_step_end is not None:
-                changed = callback_on_step_end(self, step, int(timestep), {"sample": sample})
-                sample = (changed or {}).get("sample", sample)
+                tensors = {"sample": step.sample}
+                changed = callback_on_step_end(self, step.number - 1, int(step.timestep), tensors)
+                step.sample = (changed or {}).get("sample", step.sample)
+            bar.update()
+        bar.close()
+        images, probabilities = self.finish(step.sample, output_type)
+        return MultiGuidanceOutput(images, probabilities) if return_dict else (images, probabilities)
 
-        return self._finish(sample, output_type, return_dict)
+    @torch.no_grad()
+    def finish(self, sample: torch.Tensor, output_type: str = "pil") -> tuple[Any, dict[str, np.ndarray] | None]:
+        """Finished images of the last step's sample, and what the classifiers say of them."""
+        probabilities = None
+        if self.vae is None:
+            sample = sample.clamp(-1, 1)
+        if self.classifiers is not None:
+            logits = self.classifiers(sample.to(self.classifiers.dtype), 0).logits
+            probabilities = {name: values.float().softmax(dim=1).cpu().numpy() for name, values in logits.items()}
+        images: Any = (self.decode(sample) / 2 + 0.5).clamp(0, 1)
+        self.maybe_free_model_hooks()
+        if output_type != "pt":
+            images = images.permute(0, 2, 3, 1).cpu().numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        return images, probabilities
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """What the denoiser and the classifiers see of images (B, C, H, W) in [-1, 1]: with a `vae` its latents."""
+        if self.vae is None:
+            return images
+        encoded = self.vae.encode(images.to(self.vae.dtype))
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return latents.float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, sample: torch.Tensor) -> torch.Tensor:
+        """The reverse of `encode`, in slices of a few images, which is where a `vae` needs most memory."""
+        if self.vae is None:
+            return sample
+        latents = (sample / self.vae.config.scaling_factor).to(self.vae.dtype)
+        return torch.cat([self.vae.decode(part).sample.float() for part in latents.split(4)])
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save as it stands on the Hub: stock components, `pipeline.py` and `classifiers/noisy_classifier.py`.
@@ -249,10 +346,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             code = Path(inspect.getfile(type(self.classifiers))).read_text()
             (folder / "classifiers" / "noisy_classifier.py").write_text(code)
         configs = {folder / self.config_name: index}
-        for component in ("unet", "classifiers"):
-            path = folder / component / "config.json"
-            if getattr(self, component) is not None:
-                configs[path] = json.loads(path.read_text())
+        for path in folder.glob("*/config.json"):
+            configs[path] = json.loads(path.read_text())
         for path, config in configs.items():
             config.pop("_name_or_path", None)  # where it once lay is nobody's business
             path.write_text(json.dumps(config, indent=2) + "\n")
@@ -270,19 +365,31 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         """
         # No import statement: diffusers would ask everyone who loads the published copy of this file to install it.
         hub = importlib.import_module("diffusers_multiguidance.hub.publish")
-        return hub.publish_pipeline(self, repo_id, token, private, revision)
+        return hub.publish(self, repo_id, token=token, private=private, revision=revision)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
-        """Another of our pipelines with the networks and defaults of `pipeline`."""
-        # Unless it is given, diffusers leaves out a component whose class it can't tell from the constructor.
-        return super().from_pipe(pipeline, **{"classifiers": pipeline.classifiers, **kwargs})
+        """A pipeline of the same parts: from one of ours or a stock DDPM, DDIM, LDM or DiT pipeline.
+
+        Raises:
+            ValueError: for a pipeline with other parts, such as a text encoder.
+        """
+        parts = {STOCK_NAMES.get(name, name): part for name, part in pipeline.components.items()}
+        unknown = [name for name in parts if name not in COMPONENT_CLASSES]
+        if unknown:
+            raise ValueError(
+                f"`pipeline` is a {type(pipeline).__name__} with a {unknown[0]}; expected one of {list(COMPONENT_CLASSES)}."
+            )
+        missing = dict.fromkeys(cls._optional_components)
+        return super().from_pipe(pipeline, **{**missing, **parts, **kwargs})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """Load from a folder or the Hub without running any code that lies there.
 
-        Arguments are those of `DiffusionPipeline.from_pretrained`. Weights are read from safetensors only.
+        Also loads the folders of stock DDPM, DDIM, LDM and DiT pipelines, which sample unguided until they have
+        `classifiers`. Arguments are those of `DiffusionPipeline.from_pretrained`. Weights are read from safetensors
+        only.
 
         Raises:
             ValueError: where a file is missing or broken, or `model_index.json` names a class that does not belong.
@@ -291,14 +398,14 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         shared = {name: kwargs[name] for name in SHARED_ARGUMENTS if name in kwargs}
         kwargs["use_safetensors"] = True
         try:
-            index = DiffusionPipeline.load_config(
-                path, **{name: shared[name] for name in shared if name in HUB_ARGUMENTS}
-            )
-            for name, model_class in (("unet", UNet2DModel), ("classifiers", NoisyClassifierSet)):
-                if name in kwargs or index.get(name) == [None, None]:
+            hub = {name: shared[name] for name in shared if name in HUB_ARGUMENTS}
+            for subfolder, entry in _components(DiffusionPipeline.load_config(path, **hub)).items():
+                name = STOCK_NAMES.get(subfolder, subfolder)
+                if name in kwargs or name == "scheduler":
                     continue
+                model_class = NoisyClassifierSet if name == "classifiers" else getattr(diffusers, entry)
                 kwargs[name], info = model_class.from_pretrained(
-                    path, subfolder=name, use_safetensors=True, output_loading_info=True, **shared
+                    path, subfolder=subfolder, use_safetensors=True, output_loading_info=True, **shared
                 )
                 if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
                     raise OSError(f"the weights of '{name}' are not those that its config.json describes")
@@ -310,52 +417,91 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     @classmethod
     def _dict_from_json_file(cls, json_file: str | Path, *args: Any) -> dict[str, Any]:
         # diffusers demands trust for a list `_class_name` and for a component with code, even of a class that is
-        # installed. This class is, and `from_pretrained` passes it the classifiers.
+        # installed. This class is, and `from_pretrained` passes it all models.
         index = super()._dict_from_json_file(json_file, *args)
-        if not isinstance(index, dict):
-            raise OSError(f"{cls.config_name} is no JSON object")
-        for component, known in COMPONENT_CLASSES.items():
-            if index.get(component) not in known:
-                raise ValueError(
-                    f"`model_index.json` names {index.get(component)} as '{component}'; expected one of {list(known)}."
-                )
-        return {**index, "_class_name": cls.__name__, "classifiers": [None, None]}
+        _components(index)
+        settings = {name: index[name] for name in ("sampling_defaults", "calibrations") if name in index}
+        models = dict.fromkeys(cls._optional_components, [None, None])
+        return {**settings, **models, "scheduler": index["scheduler"], "_class_name": cls.__name__}
 
-    def _default(self, value: Any, name: str) -> Any:
-        return self.config[name] if value is None else value
+    def _need_scale(self, guidance_scale: float | None, name: str) -> float:
+        """The scale, or a sentence where none was given and none tuned for the scheduler of that name, or "edit"."""
+        if guidance_scale is None:
+            tuned = {key: entry.get("guidance_scale") for key, entry in self.config["sampling_defaults"].items()}
+            raise ValueError(
+                f"`guidance_scale` is missing, and none was tuned for '{name}'; expected a number, since how strongly a "
+                f"scale guides depends on the scheduler (tuned here: {tuned})."
+            )
+        return guidance_scale
 
-    @staticmethod
-    def _check_call(
-        batch_size: int, generator: Any, guidance_scale: Any, output_type: Any, callback_on_step_end: Any
-    ) -> None:
-        """Raise `ValueError` for what is wrong with the arguments that sampling and editing share."""
-        for stream in generator if isinstance(generator, list) else [generator]:
-            if not isinstance(stream, torch.Generator | None):
-                raise ValueError(f"`generator` is {generator!r}; expected a torch.Generator or a list of them.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
-        if callback_on_step_end is not None and not callable(callback_on_step_end):
-            raise ValueError(f"`callback_on_step_end` is {callback_on_step_end!r}; expected a function.")
-        if not is_number(guidance_scale, 0, math.inf):
-            raise ValueError(f"`guidance_scale` is {guidance_scale!r}; expected a finite number of at least 0.")
+    def _find_calibrations(self, target: Any, call: dict[str, Any], choice: str | None) -> dict[str, Any]:
+        """Of the attributes with a number for a target; see `guidance.find_calibrations`."""
+        aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
+        numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
+        networks = [self.denoiser, *([] if self.classifiers is None else self.classifiers.members)]
+        return find_calibrations(self.config["calibrations"], numbers, call, choice, networks)
 
-    def _finish(
-        self, sample: torch.Tensor, output_type: str, return_dict: bool
-    ) -> MultiGuidanceOutput | tuple[Any, dict[str, np.ndarray] | None]:
-        """Finished images as the caller wants them, and what the classifiers say of them."""
-        sample = sample.clamp(-1, 1)
-        probabilities = None
-        if self.classifiers is not None:
-            logits = self.classifiers(sample.to(self.classifiers.dtype), 0).logits
-            probabilities = {name: values.float().softmax(dim=1).cpu().numpy() for name, values in logits.items()}
-        self.maybe_free_model_hooks()
-        images: Any = sample / 2 + 0.5
-        if output_type != "pt":
-            images = images.permute(0, 2, 3, 1).cpu().numpy()
-        if output_type == "pil":
-            images = self.numpy_to_pil(images)
-        if not return_dict:
-            return images, probabilities
-        return MultiGuidanceOutput(images=images, probabilities=probabilities)
+    def _class_labels(self, class_labels: Any, batch_size: int) -> torch.Tensor:
+        config = self.denoiser.config
+        num_classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds") or 0
+        labels = torch.as_tensor(class_labels)
+        if not num_classes:
+            raise ValueError(f"`class_labels` is {class_labels!r}; expected None, as the denoiser knows no classes.")
+        if labels.shape != (batch_size,) or labels.is_floating_point() or not bool((labels.abs() < num_classes).all()):
+            raise ValueError(
+                f"`class_labels` is {class_labels!r}; expected {batch_size} whole numbers from 0 to {num_classes - 1}."
+            )
+        return labels.to(self._execution_device)
+
+
+def _sample_size(network: Any) -> tuple[int, int]:
+    size = network.config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _components(index: Any) -> dict[str, str]:
+    """Class names by subfolder, of what a `model_index.json` says there is.
+
+    Raises:
+        ValueError: where it is that of an older version, of another pipeline, or names what does not belong.
+    """
+    if not isinstance(index, dict):
+        raise OSError("model_index.json is no JSON object")
+    class_name = index.get("_class_name")
+    ours = isinstance(class_name, list) or str(class_name).startswith("MultiGuidance")
+    if "default_guidance_scale" in index:
+        raise ValueError(
+            "`pretrained_model_name_or_path` was written by diffusers-multiguidance 0.1; expected a folder of 0.2: train "
+            "it again, or load it with `pip install diffusers-multiguidance==0.1.0`."
+        )
+    if not (ours or class_name in STOCK_PIPELINES):
+        raise ValueError(
+            f"`pretrained_model_name_or_path` is a {class_name}; expected a MultiGuidance pipeline or one of "
+            f"{list(STOCK_PIPELINES)}."
+        )
+    found = {}
+    for name, entry in index.items():
+        # A component is a pair of library and class; settings are dictionaries.
+        if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+            continue
+        known = COMPONENT_CLASSES.get(STOCK_NAMES.get(name, name), set())
+        library = ("noisy_classifier", "diffusers_multiguidance") if name == "classifiers" else ("diffusers",)
+        if len(entry) != 2 or entry[0] not in library or entry[1] not in known:
+            raise ValueError(f"`model_index.json` names {entry} as '{name}'; expected one of {sorted(known)}.")
+        found[name] = entry[1]
+    return found
+
+
+def _check_generator(generator: Any, batch_size: int) -> None:
+    for stream in generator if isinstance(generator, list) else [generator]:
+        if not isinstance(stream, torch.Generator | None):
+            raise ValueError(f"`generator` is {generator!r}; expected a torch.Generator or a list of them.")
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
+
+
+def _check_output(output_type: Any, callback_on_step_end: Any) -> None:
+    if output_type not in ("pil", "np", "pt"):
+        raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np' or 'pt'.")
+    if callback_on_step_end is not None and not callable(callback_on_step_end):
+        raise ValueError(f"`callback_on_step_end` is {callback_on_step_end!r}; expected a function.")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image, ImageOps
 
+from ..denoising import Denoiser, DenoisingStep, denoise, invert
 from ..diffusion import GaussianDiffusion
-from ..guidance import Target, guidance_gradient, is_number, weights_from_classes, weights_from_target
-from .multiguidance_ddpm import MultiGuidanceDDPMPipeline, MultiGuidanceOutput
+from ..guidance import ClassifierScore, Target, is_number, weights_from_classes, weights_from_target
+from ..schedulers import ExactSteps
+from .multiguidance_ddpm import MultiGuidanceDDPMPipeline, MultiGuidanceOutput, _check_generator, _check_output
 
 
 class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
     """Turn an image part of the way into noise, then denoise it, guided (paper, appendix N).
 
-    Loads the same folders as `MultiGuidanceDDPMPipeline`.
+    Loads the same folders as `MultiGuidanceDDPMPipeline`. There and back it takes DDIM steps, whatever the scheduler,
+    of which it needs the noise schedule only.
     """
 
     @torch.no_grad()
@@ -26,7 +28,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
         self,
         image: Image.Image | list[Image.Image],
         target: Mapping[str, Target] | str | None = None,
-        strength: float = 0.5,
+        strength: float | None = None,
         guidance_scale: float | None = None,
         guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
         num_inference_steps: int | None = None,
@@ -45,12 +47,12 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
                 or coloured as its images are.
             target: where to aim, by attribute, as in `MultiGuidanceDDPMPipeline`; but a number always means the
                 classifiers' probability at which guidance vanishes, since calibrations are of whole samplings.
-            strength: share of the steps to go back towards noise, above 0 and up to 1; the paper went back by half.
-                More changes more, also of what was to stay.
-            guidance_scale: total weight L of an attribute's classes. None takes the pipeline's default.
+            strength: share of the steps to go back towards noise, above 0 and up to 1; more changes more, also of what
+                was to stay. None takes the pipeline's default, or else the paper's half.
+            guidance_scale: total weight L of an attribute's classes. None takes the pipeline's default for editing.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`.
             num_inference_steps: evenly respaced steps S; `strength` of them are taken, there and back. None takes the
-                pipeline's default.
+                pipeline's default for editing, or else 50.
             eta: noise of the first step back, from 0 to 1; it falls linearly to 0 at the last. With 0 no noise is
                 drawn at all.
             generator: one for all images, or a list with one per image, which makes an image independent of its batch.
@@ -64,62 +66,66 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
         Raises:
             ValueError: for any argument outside what is said here, in one sentence that names it.
         """
-        num_inference_steps = self._default(num_inference_steps, "default_num_inference_steps")
-        guidance_scale = self._default(guidance_scale, "default_guidance_scale")
+        _check_output(output_type, callback_on_step_end)
+        steps = self.denoise(
+            image, target, strength, guidance_scale, guidance_weights, num_inference_steps, eta, generator
+        )
+        return self._run(steps, output_type, return_dict, callback_on_step_end)
+
+    def denoise(  # type: ignore[override]
+        self,
+        image: Image.Image | list[Image.Image],
+        target: Mapping[str, Target] | str | None = None,
+        strength: float | None = None,
+        guidance_scale: float | None = None,
+        guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
+        num_inference_steps: int | None = None,
+        eta: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """The call, step by step, once the image is turned into noise; arguments and errors are those of the call."""
+        defaults = self.config["sampling_defaults"].get("edit", {})
+        strength = defaults.get("strength", 0.5) if strength is None else strength
+        if num_inference_steps is None:
+            num_inference_steps = min(
+                defaults.get("num_inference_steps", 50), self.scheduler.config.num_train_timesteps
+            )
         sample = self._to_sample(image)
-        batch_size = len(sample)
-        self._check_call(batch_size, generator, guidance_scale, output_type, callback_on_step_end)
+        _check_generator(generator, len(sample))
         if not (is_number(strength, 0, 1) and strength > 0):
             raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and up to 1.")
         if not is_number(eta, 0, 1):
             raise ValueError(f"`eta` is {eta!r}; expected a number from 0 to 1.")
         if target is not None and guidance_weights is None:
-            weights = weights_from_target(self.attributes, target, guidance_scale, batch_size)
+            scale = self._need_scale(defaults.get("guidance_scale") if guidance_scale is None else guidance_scale, "edit")
+            weights = weights_from_target(self.attributes, target, scale, len(sample))
         elif guidance_weights is not None and target is None:
-            weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
+            weights = weights_from_classes(self.attributes, guidance_weights, len(sample))
         else:
             number = "neither" if target is None else "both"
             raise ValueError(f"`target` and `guidance_weights`: {number} given; expected exactly one of them.")
 
         device = self._execution_device
-        sample = sample.to(device)
-        weights = {attribute: row.to(device) for attribute, row in weights.items()}
-        diffusion = GaussianDiffusion.from_scheduler(self.scheduler, num_inference_steps)
-        clip = self.scheduler.config.get("clip_sample", True)
+        # Spaced to the very last timestep, so that a strength of 1 goes all the way to noise.
+        diffusion = GaussianDiffusion.from_scheduler(self.scheduler, num_inference_steps, "linspace")
         num_steps = max(1, round(strength * num_inference_steps))
-
-        # The image counts as already at the first kept timestep, where hardly any noise is.
-        for index in range(num_steps - 1):
-            timestep = diffusion.timesteps[index].to(device)
-            model_output = self.unet(sample.to(self.unet.dtype), timestep).sample.float()
-            sample = diffusion.ddim_inverse_step(model_output, sample, index, clip)
-
-        for step in self.progress_bar(range(num_steps)):
-            index = num_steps - 1 - step
-            timestep = diffusion.timesteps[index].to(device)
-            model_output = self.unet(sample.to(self.unet.dtype), timestep).sample.float()
-            grad = guidance_gradient(self.classifiers, sample.to(self.classifiers.dtype), timestep, weights).float()
-            eta_of_step = eta * (index + 1) / num_steps  # the paper's t / 2000
-            noise = None
-            if eta > 0:
-                noise = (
-                    randn_tensor(sample.shape, generator=generator, device=device)
-                    if index > 0
-                    else torch.zeros_like(sample)
-                )
-            sample = diffusion.ddim_step(model_output, sample, index, eta_of_step, grad, noise, clip)
-            if callback_on_step_end is not None:
-                changed = callback_on_step_end(self, step, int(timestep), {"sample": sample})
-                sample = (changed or {}).get("sample", sample)
-        return self._finish(sample, output_type, return_dict)
+        predict = Denoiser(self.denoiser).predict
+        return denoise(
+            predict,
+            ExactSteps(diffusion, "ddim", device),
+            invert(predict, diffusion, self.encode(sample.to(device)), num_steps),
+            ClassifierScore(self.classifiers, weights),
+            eta=lambda number: eta * (num_steps - number) / num_steps,  # the paper's t / 2000
+            generator=generator,
+            start=num_inference_steps - num_steps,
+        )
 
     def _to_sample(self, image: Any) -> torch.Tensor:
-        """(B, C, H, W) in [-1, 1], of the model's size and channels."""
+        """(B, C, H, W) in [-1, 1], of the pipeline's size and channels."""
         images = image if isinstance(image, list) else [image]
         if not images:
             raise ValueError("`image` is an empty list; expected at least one image.")
-        size, channels = self.unet.config.sample_size, self.unet.config.in_channels
-        height, width = (size, size) if isinstance(size, int) else size
+        (height, width), channels = self.image_size, self.channels
         arrays = []
         for one in images:
             if not isinstance(one, Image.Image):

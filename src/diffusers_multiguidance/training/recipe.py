@@ -1,53 +1,128 @@
-"""Command lines of the training scripts: flags, recipes that set them, and errors without a traceback."""
+"""Command lines of the scripts: flags and recipes from one dataclass of settings, and errors without a traceback."""
 
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import yaml
+from transformers import HfArgumentParser
+
+from .settings import Settings
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
-def parse_arguments(
-    parser: argparse.ArgumentParser, section: str, argv: list[str] | None = None
-) -> argparse.Namespace:
-    """Parse flags after those that `section` of the `--recipe` file gives.
+def run_script(function: Callable[[SettingsType], Any], settings_class: type[SettingsType], section: str) -> None:
+    """Call `function` with the settings of the command line; a wrong value ends in one sentence and exit code 2.
 
-    A recipe is a YAML mapping with one section per script, whose keys are the script's flags.
+    Args:
+        section: of recipes, named like the script.
     """
-    parser.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="Gives flags; those on the command line win.")
-    argv = sys.argv[1:] if argv is None else argv
-    recipe = parser.parse_known_args(argv)[0].recipe
-    return parser.parse_args([*(read_recipe(recipe, section) if recipe else []), *argv])
-
-
-def read_recipe(recipe: Path, section: str) -> list[str]:
-    """One section of a recipe as the words of a command line."""
     try:
-        content = yaml.safe_load(recipe.read_text())
-    except OSError as error:
-        raise ValueError(f"`--recipe` is {str(recipe)!r}; expected a readable file ({error.strerror}).") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"`--recipe` is {str(recipe)!r}; expected valid YAML.") from error
-    if not isinstance(content, dict) or not isinstance(content.get(section), dict):
-        raise ValueError(
-            f"`--recipe` {recipe} has no section '{section}'; expected a mapping of flags under that name."
-        )
-    words: list[str] = []
-    for flag, value in content[section].items():
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    return words
-
-
-def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, section: str) -> None:
-    """Run a training script; a wrong value ends in one sentence and exit code 2."""
-    try:
-        main(parse_arguments(parser, section))
+        function(parse(settings_class, section, sys.argv[1:]))
     except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{section}.py: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def parse(settings_class: type[SettingsType], section: str, argv: list[str]) -> SettingsType:
+    """Settings from flags, after those that `section` of the `--recipe` file gives.
+
+    Raises:
+        ValueError: for the first flag, or key of the recipe, that is unknown, missing or wrong.
+    """
+    parser = _Parser(settings_class, prog=f"{section}.py", description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="Gives settings; flags win over it.")
+    names = [field.name for field in fields(settings_class)]
+    finder = _Parser(prog=f"{section}.py", add_help=False)
+    finder.add_argument("--recipe", type=Path)
+    recipe = finder.parse_known_args(argv)[0].recipe
+    words: list[str] = []
+    for key, value in (read_section(recipe, section) if recipe else {}).items():
+        if key not in names:
+            raise ValueError(f"`--recipe` {recipe} sets {key!r} of {section}; expected {_nearest(key, names)}.")
+        if value is not None:  # a recipe takes back what the one that it extends says
+            words += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    settings, *_, unknown = parser.parse_args_into_dataclasses(
+        [*words, *argv], return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        if not unknown[0].startswith("--"):
+            raise ValueError(f"{unknown[0]!r} is a value too many; expected a flag, or a single value for one.")
+        name = unknown[0].split("=")[0].removeprefix("--")
+        raise ValueError(f"{unknown[0]!r} is no flag of {section}.py; expected {_nearest(name, names)}.")
+    return settings
+
+
+def read_section(recipe: Path, section: str) -> dict[str, Any]:
+    """The settings of one section of a recipe.
+
+    A recipe is a YAML mapping with a section for each script. With `extends: other.yaml` the sections of that file, in
+    the same folder, lie under its own.
+    """
+    sections = _read_recipe(recipe, [])
+    if section not in sections:
+        raise ValueError(f"`--recipe` {recipe} has no section '{section}'; expected a mapping of settings under it.")
+    return sections[section]
+
+
+def _read_recipe(path: Path, above: list[Path]) -> dict[str, dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"`--recipe` is {str(path)!r}; expected a readable file ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"`--recipe` is {str(path)!r}; expected valid YAML.") from error
+    base = content.pop("extends", None) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise ValueError(f"`--recipe` {path} holds something else; expected a mapping of settings for each script.")
+    if base is None:
+        return content
+    if path in above:
+        raise ValueError(f"`--recipe` {path} extends itself; expected a chain of files that ends.")
+    under = _read_recipe(path.parent / str(base), [*above, path])
+    return {name: {**under.get(name, {}), **content.get(name, {})} for name in [*under, *content]}
+
+
+def command_line(settings: Settings, section: str) -> str:
+    """The command that gives these settings, with every flag that isn't at its default; for cards."""
+    words = ["accelerate", "launch", f"training/{section}.py"]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if value is not None and value != default:
+            words += [f"--{field.name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return shlex.join(words)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    return f"one of its settings, like {near[0]!r}" if near else "one of its settings, which --help lists"
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class _Parser(HfArgumentParser):
+    """Lists may be empty, flags are written out, and an error is one sentence, without all flags before it."""
+
+    def __init__(self, settings_class: type[Settings] | None = None, **options: Any) -> None:
+        super().__init__(settings_class, formatter_class=_Help, allow_abbrev=False, **options)
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        if options.get("nargs") == "+":
+            options["nargs"] = "*"
+        return super().add_argument(*names, **options)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(--\w+)(/--[\w-]+)*", r"`\1`", message)
+        raise ValueError(message.removeprefix("argument ") + ".")

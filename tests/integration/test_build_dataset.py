@@ -1,6 +1,7 @@
-"""Real runs of build_dataset.py: the filter on drawn faces, and anyone's own images."""
+"""Builds of data sets: the filter on rendered faces, and anyone's own images; in process but where processes matter."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import time
@@ -9,30 +10,38 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from helpers.launch import CPU, ROOT, kill_all, launch, launch_command
 from huggingface_hub import DatasetCard
-from launch import CPU, ROOT, kill_all, launch, launch_command
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from diffusers_multiguidance.curation import labelers
+from diffusers_multiguidance.curation.build import DatasetSettings, build_dataset
 from diffusers_multiguidance.data.celeba import write_celeba_folder
 from diffusers_multiguidance.data.faces import faces
 
-FACES = ["--dataset", "faces", "--num_images", 240, "--resolution", 16, "--seed", 7]
-SCORERS = ["--scorer_resolution", 32, "--max_train_steps", 25, "--train_batch_size", 16, "--ensemble_size", 2]
-FAST = [*FACES, "--extremes", *SCORERS, "--tau_1", 0.5, "--tau_2", 0.5, "--lr_warmup_steps", 1]
+FACES = {"dataset": "faces", "num_images": 240, "resolution": 16, "seed": 7}
+QUICK = {"labeler_resolution": 32, "max_train_steps": 25, "train_batch_size": 16, "ensemble_size": 2}
+LENIENT = {**QUICK, "extremes": True, "tau_1": 0.5, "tau_2": 0.5, "lr_warmup_steps": 1}
+SMILES = {**FACES, **LENIENT, "attribute": ["Smiling"]}
 
 
-def build(*flags, **kwargs):
-    result = launch("build_dataset.py", *flags, **kwargs)
-    assert result.returncode == 0, result.stderr
-    return result
+def build(folder, **settings):
+    """The built data set and its provenance."""
+    build_dataset(DatasetSettings(output_dir=folder / "set", **settings))
+    return load_from_disk(folder / "set"), json.loads((folder / "set" / "provenance.json").read_text())
+
+
+def flags(folder, **settings):
+    words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in settings.items()]
+    return [*sum(words, []), "--output_dir", folder / "set"]
 
 
 @pytest.fixture(scope="module")
 def smiles(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smiles") / "set"
-    build(*FAST, "--attribute", "Smiling", "--compare", "--output_dir", folder)
-    return folder
+    folder = tmp_path_factory.mktemp("smiles")
+    build(folder, **SMILES, compare=True)
+    return folder / "set"
 
 
 def test_extreme_set_says_what_it_was_made_from(smiles):
@@ -41,7 +50,7 @@ def test_extreme_set_says_what_it_was_made_from(smiles):
     record = provenance["attributes"]["Smiling"]
     sizes = record["num_images"]
     assert sizes["source"] == provenance["source"]["num_images"] == 240
-    assert sizes["source"] >= sizes["scorer agrees"] >= sizes["ensemble agrees"] >= sizes["most extreme"] > 0
+    assert sizes["source"] >= sizes["labeler agrees"] >= sizes["ensemble agrees"] >= sizes["most extreme"] > 0
     assert sizes["most extreme"] == len(dataset) == sum(record["num_per_label"])
     assert record["num_per_label"] == np.bincount(dataset["Smiling"], minlength=2).tolist()
     # The leak is counted on the very images that were kept.
@@ -49,8 +58,9 @@ def test_extreme_set_says_what_it_was_made_from(smiles):
     counted = record["leak"]["ensemble on all, cross-fitted, surest"]
     assert counted["share_outside"] == pytest.approx(((factor > 0.2) & (factor < 0.8)).mean())
     assert counted["num_mild"] == ((factor > 0.3) & (factor < 0.7)).sum()
-    assert set(record["leak"]) >= {"labels alone", "scorer, surest", "ensemble on agreed, surest"}
+    assert set(record["leak"]) >= {"labels alone", "labeler, surest", "ensemble on agreed, surest"}
     assert record["wrong_images_bound"]["10"] < 1
+    assert provenance["flags"]["attribute"] == ["Smiling"]
     assert not smiles.with_name("set.work").exists()
 
 
@@ -66,63 +76,49 @@ def test_card_has_its_pictures_and_valid_metadata(smiles):
             assert min(picture.size) > 30
 
 
-def test_killed_build_goes_on_and_ends_the_same(smiles, tmp_path):
-    flags = [*FAST, "--attribute", "Smiling", "--compare", "--output_dir", tmp_path / "set"]
-    process = subprocess.Popen(
-        launch_command("build_dataset.py", *flags),
-        cwd=ROOT,
-        env=CPU,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def test_killed_build_goes_on_and_ends_the_same(smiles, tmp_path, monkeypatch):
+    """The command is killed; called from Python with the same settings, it goes on."""
+    command = launch_command("build_dataset.py", *flags(tmp_path, **SMILES, compare=True))
+    process = subprocess.Popen(command, cwd=ROOT, env=CPU, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finished = tmp_path / "set.work" / "Smiling" / "on-all-0" / "labeler" / "config.json"
+    deadline = time.monotonic() + 240
     try:
-        waiting = tmp_path / "set.work" / "Smiling" / "on-all-0" / "scorer" / "config.json"
-        deadline = time.monotonic() + 240
-        while not waiting.exists():
+        while not finished.exists():
             assert process.poll() is None, "ended before it could be killed"
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.02)
     finally:
         kill_all(process)
     assert not (tmp_path / "set").exists()
-    kept_from_before = waiting.stat().st_mtime_ns
-    resumed = subprocess.Popen(launch_command("build_dataset.py", *flags), cwd=ROOT, env=CPU, stderr=subprocess.PIPE)
-    while not (tmp_path / "set.work" / "Smiling" / "on-all-1" / "scorer").exists() and resumed.poll() is None:
-        if waiting.exists():
-            assert waiting.stat().st_mtime_ns == kept_from_before, "a finished network was trained again"
-        time.sleep(0.05)
-    _, stderr = resumed.communicate()
-    assert resumed.returncode == 0, stderr
-    assert load_from_disk(tmp_path / "set")["source_index"] == load_from_disk(smiles)["source_index"]
+
+    trained, train = [], labelers.train
+
+    def counted(accelerator, model, dataset, compute_loss, settings, output_dir, *rest):
+        trained.append(output_dir.name)
+        return train(accelerator, model, dataset, compute_loss, settings, output_dir, *rest)
+
+    monkeypatch.setattr(labelers, "train", counted)
+    dataset, _ = build(tmp_path, **SMILES, compare=True)
+    assert not {"labeler-0", "on-all-0"} & set(trained), "a finished network was trained again"
+    assert "on-agreed-1" in trained
+    assert dataset["source_index"] == load_from_disk(smiles)["source_index"]
 
 
 def test_two_processes_share_the_work(tmp_path):
-    flags = [*FAST, "--attribute", "Smiling", "--output_dir", tmp_path / "set"]
-    build(*flags, processes=2)
+    result = launch("build_dataset.py", *flags(tmp_path, **SMILES), processes=2)
+    assert result.returncode == 0, result.stderr
     dataset = load_from_disk(tmp_path / "set")
     record = json.loads((tmp_path / "set" / "provenance.json").read_text())["attributes"]["Smiling"]
     assert len(dataset) == record["num_images"]["most extreme"] > 0
     assert len(set(dataset["source_index"])) == len(dataset)
-    # Each process judges every other batch, and the scores come back in the images' order.
+    # Each process labels one half, and the scores come back in the images' order.
     factor, label = np.array(dataset["factor_Smiling"]), np.array(dataset["Smiling"])
     assert factor[label == 1].mean() > factor[label == 0].mean() + 0.2
 
 
 def test_two_attributes_keep_the_intersection(tmp_path):
-    flags = [
-        "--attribute",
-        "Smiling",
-        "Hair",
-        "--keep_share",
-        0.4,
-        "--unlabelled",
-        "between",
-        "--max_train_steps",
-        100,
-    ]
-    build(*FAST, *flags, "--output_dir", tmp_path / "set")
-    dataset = load_from_disk(tmp_path / "set")
-    provenance = json.loads((tmp_path / "set" / "provenance.json").read_text())
+    settings = {**SMILES, "attribute": ["Smiling", "Hair"], "max_train_steps": 100}
+    dataset, provenance = build(tmp_path, **settings, keep_share=0.4, unlabelled="between")
     assert set(np.unique(dataset["Hair"])) == {0, 1}, "networks learn from images without the label; none is kept"
     assert 0 < len(dataset) <= min(r["num_images"]["most extreme"] for r in provenance["attributes"].values())
     assert provenance["attributes"]["Hair"]["num_images"]["without label"] > 0
@@ -132,20 +128,18 @@ def test_holdout_chooses_thresholds_and_is_not_kept(tmp_path):
     labels = faces(240, 16, seed=7)["Smiling"]
     rows = [f"{number},{['no', 'yes'][labels[number]]}" for number in range(0, 60, 2)]
     (tmp_path / "holdout.csv").write_text("\n".join(["source_index,label", *rows]))
-    flags = ["--attribute", "Smiling", "--holdout_file", tmp_path / "holdout.csv"]
-    build(*FAST, "--tau_1", 0.999999, *flags, "--output_dir", tmp_path / "set")
-    record = json.loads((tmp_path / "set" / "provenance.json").read_text())["attributes"]["Smiling"]
+    dataset, provenance = build(tmp_path, **{**SMILES, "tau_1": 0.999999}, holdout_file=tmp_path / "holdout.csv")
+    record = provenance["attributes"]["Smiling"]
     assert record["thresholds_from_holdout"]
     assert record["tau_1"] == 0.5, "every label of the hold-out is right, so the lowest threshold will do"
     assert record["num_images"]["held out"] == 30
-    assert not set(load_from_disk(tmp_path / "set")["source_index"]) & set(range(0, 60, 2))
+    assert not set(dataset["source_index"]) & set(range(0, 60, 2))
 
 
 def test_index_file_replaces_the_filter(tmp_path):
     (tmp_path / "index.txt").write_text("\n".join(map(str, range(0, 240, 5))))
-    flags = ["--attribute", "Smiling", "--index_file", tmp_path / "index.txt"]
-    build(*FAST, *flags, "--output_dir", tmp_path / "set")
-    assert load_from_disk(tmp_path / "set")["source_index"][:] == list(range(0, 240, 5))
+    dataset, _ = build(tmp_path, **SMILES, index_file=tmp_path / "index.txt")
+    assert dataset["source_index"][:] == list(range(0, 240, 5))
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +157,13 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_own_images_by_score(photos, tmp_path):
-    flags = ["--dataset", "images", "--train_data_dir", photos, "--score_column", "brightness", "--resolution", 16]
-    result = build(*flags, "--extremes", "--num_extremes", 8, 3, "--oversample", "--output_dir", tmp_path / "set")
-    dataset = load_from_disk(tmp_path / "set")
+def test_own_images_by_score(photos, tmp_path, capsys):
+    source = {"dataset": "images", "train_data_dir": photos, "score_column": "brightness", "resolution": 16}
+    dataset, _ = build(tmp_path, **source, extremes=True, num_extremes=[8, 3], oversample=True)
     assert np.bincount(dataset["brightness"]).tolist() == [8, 9]  # three, three times
     assert set(dataset["source_index"]) == {0, 1, 2, 4, 5, 6, 7, 8, 37, 38, 39}
     assert dataset.features["brightness"].names == ["low", "high"]
-    assert "skipped: 1 (empty file)" in result.stdout
+    assert "skipped: 1 (empty file)" in capsys.readouterr().out
     assert "| empty file | 1 |" in (tmp_path / "set" / "README.md").read_text()
 
 
@@ -178,9 +171,8 @@ def test_a_score_may_be_called_score(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     metadata = tmp_path / "photos" / "metadata.csv"
     metadata.write_text(metadata.read_text().replace("brightness", "score"))
-    flags = ["--dataset", "images", "--train_data_dir", tmp_path / "photos", "--score_column", "score"]
-    build(*flags, "--resolution", 16, "--extremes", "--num_extremes", 5, "--output_dir", tmp_path / "set")
-    dataset = load_from_disk(tmp_path / "set")
+    source = {"dataset": "images", "train_data_dir": tmp_path / "photos", "score_column": "score", "resolution": 16}
+    dataset, _ = build(tmp_path, **source, extremes=True, num_extremes=[5])
     assert np.bincount(dataset["score"]).tolist() == [5, 5]
     assert sorted(dataset["score_score"])[-1] == 39
 
@@ -190,29 +182,33 @@ def test_folders_of_images_by_the_label_that_the_folder_is(tmp_path):
         folder = tmp_path / "photos" / ["calm", "stormy"][row["Smiling"]]
         folder.mkdir(parents=True, exist_ok=True)
         row["image"].save(folder / f"{row['source_index']}.png")
-    flags = ["--dataset", "images", "--train_data_dir", tmp_path / "photos", "--label_column", "label"]
-    flags += [*SCORERS, "--resolution", 16, "--extremes", "--tau_1", 0.5, "--tau_2", 0.5]
-    build(*flags, "--output_dir", tmp_path / "set")
-    dataset = load_from_disk(tmp_path / "set")
+    source = {"dataset": "images", "train_data_dir": tmp_path / "photos", "label_column": "label", "resolution": 16}
+    dataset, _ = build(tmp_path, **source, **LENIENT)
     assert dataset.features["label"].names == ["calm", "stormy"]
     assert set(np.unique(dataset["label"])) == {0, 1}
 
 
-def test_celeba_from_a_folder_of_drawn_faces(tmp_path):
+def test_celeba_from_a_folder_of_rendered_faces(tmp_path):
     write_celeba_folder(150, tmp_path / "celeba", seed=5)
-    flags = ["--dataset", "celeba", "--train_data_dir", tmp_path / "celeba", "--attribute", "Smiling"]
-    flags += [*SCORERS, "--resolution", 16, "--extremes", "--tau_1", 0.5, "--tau_2", 0.5]
-    build(*flags, "--output_dir", tmp_path / "set")
-    record = json.loads((tmp_path / "set" / "provenance.json").read_text())["attributes"]["Smiling"]
+    source = {"dataset": "celeba", "train_data_dir": tmp_path / "celeba", "resolution": 16}
+    record = build(tmp_path, **source, **LENIENT, attribute=["Smiling"])[1]["attributes"]["Smiling"]
     assert record["num_images"]["source"] == 120, "eight of ten are in the training split"
     assert record["leak"]["labels alone"]["num_images"] == 120
 
 
 def test_objects_by_known_size(tmp_path):
-    flags = ["--dataset", "objects", "--num_images", 60, "--resolution", 16, "--attribute", "size", "--extremes"]
-    build(*flags, "--output_dir", tmp_path / "set")
-    size = np.array(load_from_disk(tmp_path / "set")["factor_size"])
+    source = {"dataset": "objects", "num_images": 60, "resolution": 16}
+    size = np.array(build(tmp_path, **source, attribute=["size"], extremes=True)[0]["factor_size"])
     assert ((size <= 0.2) | (size >= 0.8)).all()
+
+
+def test_a_whole_data_set_replaces_an_earlier_one_and_nothing_else(tmp_path):
+    for num_images in (20, 30):
+        dataset, provenance = build(tmp_path, dataset="circles", num_images=num_images, resolution=16)
+        assert len(dataset) == provenance["source"]["num_images"] == num_images
+    (tmp_path / "set" / "dataset_info.json").unlink()
+    with pytest.raises(ValueError, match=r"`--output_dir` .* exists; expected a data set to replace"):
+        build(tmp_path, dataset="circles")
 
 
 @pytest.fixture(scope="module")
@@ -239,44 +235,36 @@ def clip(tmp_path_factory):
 
 
 def test_zero_shot_keeps_what_fits_the_prompts_most(clip, tmp_path):
-    flags = ["--attribute", "Age", "--by", "zero_shot", "--zero_shot_model", clip, "--prompts", "young", "old"]
-    flags += ["--num_extremes", 20, 30, "--class_names", "young", "old"]
-    build(*FACES, "--extremes", *flags, "--output_dir", tmp_path / "set")
-    dataset = load_from_disk(tmp_path / "set")
+    words = {"by": "zero_shot", "zero_shot_model": str(clip), "prompts": ["young", "old"], "num_extremes": [20, 30]}
+    settings = {**FACES, **words, "attribute": ["Age"], "extremes": True, "class_names": ["young", "old"]}
+    dataset, provenance = build(tmp_path, **settings)
     assert dataset.features["Age"].names == ["young", "old"]
     assert np.bincount(dataset["Age"]).tolist() == [20, 30]
-    record = json.loads((tmp_path / "set" / "provenance.json").read_text())["attributes"]["Age"]
+    record = provenance["attributes"]["Age"]
     assert record["prompts"] == ["young", "old"]
     assert record["widest_gap"][0] < record["widest_gap"][1]
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("settings", "message"),
     [
-        ([*FACES, "--extremes"], "`--attribute` is missing"),
-        ([*FAST, "--attribute", "Frowning"], "`--attribute` is 'Frowning'; expected"),
-        ([*FAST, "--attribute", "Smiling", "--tau_2", 1.0], "`--tau_2` is 1.0; expected"),
-        ([*FAST, "--attribute", "Smiling", "--num_extremes", 5000], "`num_extremes` is 5000"),
-        ([*FAST, "--attribute", "Smiling", "--scorer_model", "resnet0"], "`model` is 'resnet0'; expected"),
-        (["--dataset", "celeba"], "`--dataset celeba` has []; expected"),
-        (["--dataset", "images", "--train_data_dir", "nowhere", "--label_column", "x"], "nowhere"),
+        ({**SMILES, "attribute": ["Frowning"]}, "`--attribute` is 'Frowning'; expected"),
+        ({**SMILES, "num_extremes": [5000]}, "`--num_extremes` is 5000"),
+        ({**SMILES, "labeler_model": "resnet0"}, "`model` is 'resnet0'; expected"),
+        ({**SMILES, "by": "score"}, "`--by score` needs scores; expected"),
+        ({"dataset": "images", "train_data_dir": "nowhere", "label_column": "x"}, "nowhere"),
     ],
 )
-def test_wrong_arguments(flags, message, tmp_path):
-    result = subprocess.run(
-        [
-            "python",
-            str(ROOT / "training" / "build_dataset.py"),
-            *map(str, flags),
-            "--output_dir",
-            str(tmp_path / "set"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_what_a_source_does_not_have(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, **settings)
     assert not (tmp_path / "set").exists()
+
+
+def test_the_script_ends_in_one_sentence(tmp_path, monkeypatch, capsys):
+    words = flags(tmp_path, **{**SMILES, "attribute": ["Frowning"]})
+    monkeypatch.setattr("sys.argv", ["build_dataset.py", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "training" / "build_dataset.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "`--attribute` is 'Frowning'; expected" in capsys.readouterr().err

@@ -10,18 +10,13 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from diffusers_multiguidance.data import images as images_module
+from diffusers_multiguidance.data import load as load_module
 from diffusers_multiguidance.data.celeba import ATTRIBUTES, attribute_values, celeba, write_celeba_folder
 from diffusers_multiguidance.data.faces import faces
-from diffusers_multiguidance.data.images import (
-    BadImage,
-    crop_and_resize,
-    image_dataset,
-    load_source,
-    open_image,
-    to_rgb,
-)
+from diffusers_multiguidance.data.images import image_dataset
+from diffusers_multiguidance.data.load import load_source, load_training_set
 from diffusers_multiguidance.data.objects import coins, objects, paste, read_cutouts
+from diffusers_multiguidance.data.transforms import BadImage, fit_image, open_image, to_rgb, to_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +100,16 @@ def test_photographs_are_upright_and_previews_no_animation():
 def test_crop_is_the_central_square(size, box):
     image = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     expected = image.crop(box).resize((64, 64), PILImage.Resampling.LANCZOS)
-    np.testing.assert_array_equal(np.array(crop_and_resize(image, 64)), np.array(expected))
+    np.testing.assert_array_equal(np.array(fit_image(image, 64)), np.array(expected))
+
+
+def test_tensors_are_grey_or_rgb_and_transparency_is_white():
+    images = [plain((255, 0, 0, 0), mode="RGBA"), plain(51, (30, 20), "L")]
+    tensors = to_tensors(images, 8, channels=1)
+    assert tensors.shape == (2, 1, 8, 8)
+    assert tensors[0].unique().tolist() == [1]
+    assert tensors[1].unique().tolist() == pytest.approx([-0.6])
+    assert to_tensors(images, 8, channels=3).shape == (2, 3, 8, 8)
 
 
 # CelebA
@@ -200,14 +204,14 @@ def test_labels_0_and_1_and_the_archive_unpacked_twice(tmp_path):
         celeba(tmp_path, "train")
 
 
-def test_drawn_celeba_comes_back_as_it_was_drawn(tmp_path):
-    write_celeba_folder(20, tmp_path / "drawn", seed=3)
-    drawn = faces(20, resolution=64, seed=3)
+def test_rendered_celeba_comes_back_as_it_was_rendered(tmp_path):
+    write_celeba_folder(20, tmp_path / "rendered", seed=3)
+    rendered = faces(20, resolution=64, seed=3)
     numbers = []
     for split in ("train", "valid", "test"):
-        dataset, counts = celeba(tmp_path / "drawn", split)
+        dataset, counts = celeba(tmp_path / "rendered", split)
         assert counts == {"skipped": {}, "converted": {}}
-        same = drawn.select(dataset["source_index"][:])
+        same = rendered.select(dataset["source_index"][:])
         for column in ("Smiling", "Black_Hair", "Blond_Hair", "Pale_Skin", "Hair"):
             assert dataset[column][:] == same[column][:]
             assert dataset.features[column] == same.features[column]
@@ -216,23 +220,23 @@ def test_drawn_celeba_comes_back_as_it_was_drawn(tmp_path):
         numbers.append(dataset["source_index"][:])
     assert [len(split) for split in numbers] == [16, 2, 2]
     assert sorted(number for split in numbers for number in split) == list(range(20))
-    # The drawing itself, but for the resolution that it was drawn at.
-    first, expected = (np.array(data[0]["image"], float) for data in (celeba(tmp_path / "drawn")[0], drawn))
+    # The picture itself, but for the resolution that it was rendered at.
+    first, expected = (np.array(data[0]["image"], float) for data in (celeba(tmp_path / "rendered")[0], rendered))
     assert np.abs(first - expected).mean() < 8
-    assert celeba(tmp_path / "drawn", num_proc=2)[0]["source_index"][:] == numbers[0]
+    assert celeba(tmp_path / "rendered", num_proc=2)[0]["source_index"][:] == numbers[0]
 
 
 def test_a_changed_celeba_folder_is_read_anew(tmp_path):
-    write_celeba_folder(2, tmp_path / "drawn")
-    before = celeba(tmp_path / "drawn")[0]
-    assert celeba(tmp_path / "drawn")[0]._fingerprint == before._fingerprint
-    plain("blue", (178, 218)).save(tmp_path / "drawn" / "img_align_celeba" / "000001.jpg")
-    assert celeba(tmp_path / "drawn")[0][0]["image"].getpixel((3, 3))[2] > 250
-    (tmp_path / "drawn" / "img_align_celeba" / "000002.jpg").unlink()
-    assert celeba(tmp_path / "drawn")[1]["skipped"] == {"missing image": 1}
+    write_celeba_folder(2, tmp_path / "rendered")
+    before = celeba(tmp_path / "rendered")[0]
+    assert celeba(tmp_path / "rendered")[0]._fingerprint == before._fingerprint
+    plain("blue", (178, 218)).save(tmp_path / "rendered" / "img_align_celeba" / "000001.jpg")
+    assert celeba(tmp_path / "rendered")[0][0]["image"].getpixel((3, 3))[2] > 250
+    (tmp_path / "rendered" / "img_align_celeba" / "000002.jpg").unlink()
+    assert celeba(tmp_path / "rendered")[1]["skipped"] == {"missing image": 1}
 
 
-def test_drawn_celeba_repeats_from_a_seed_and_spares_other_folders(tmp_path):
+def test_rendered_celeba_repeats_from_a_seed_and_spares_other_folders(tmp_path):
     for name, number in (("few", 2), ("more", 3)):
         write_celeba_folder(number, tmp_path / name, seed=5)
     for file in ("img_align_celeba/000002.jpg", "list_attr_celeba.csv", "factors.csv"):
@@ -241,7 +245,7 @@ def test_drawn_celeba_repeats_from_a_seed_and_spares_other_folders(tmp_path):
     with (tmp_path / "few" / "list_attr_celeba.csv").open() as file:
         assert {value for row in list(csv.reader(file))[1:] for value in row[1:]} <= {"-1", "1"}
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="expected drawn faces to replace, or a free name"):
+    with pytest.raises(ValueError, match="expected rendered faces to replace, or a free name"):
         write_celeba_folder(1, tmp_path / "mine")
     with pytest.raises(ValueError, match="`num_images` is 0; expected at least 1"):
         write_celeba_folder(0, tmp_path / "new")
@@ -264,7 +268,7 @@ def test_mirrors_on_the_hub_agree(columns, monkeypatch):
         assert isinstance(mirror.features["attributes"], List)
     assert (attribute_values(mirror)["Smiling"] == 1).tolist() == [True, False]
 
-    monkeypatch.setattr(images_module, "load_dataset", lambda name: DatasetDict(validation=mirror))
+    monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(validation=mirror))
     dataset, counts = celeba("someone/celeba", "valid", resolution=8)
     assert dataset["Smiling"][:] == [1, 0]
     assert dataset["Blond_Hair"][:] == [0, 1]
@@ -278,15 +282,15 @@ def test_mirrors_on_the_hub_agree(columns, monkeypatch):
 def test_mirrors_with_gaps_and_without_attributes(monkeypatch):
     mirror = Dataset.from_dict({"image": [plain(), None, plain()], "Smiling": [True, False, None]})
     mirror = mirror.cast_column("image", Image())
-    monkeypatch.setattr(images_module, "load_dataset", lambda name: DatasetDict(train=mirror))
+    monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(train=mirror))
     dataset, counts = celeba("someone/celeba")
     assert dataset["source_index"][:] == [0]
     assert counts["skipped"] == {"missing image": 1, "label outside -1/1 and 0/1": 1}
-    monkeypatch.setattr(images_module, "load_dataset", lambda name: DatasetDict(train=mirror.select_columns("image")))
+    monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(train=mirror.select_columns("image")))
     with pytest.raises(ValueError, match=r"`source` has columns \['image'\]; expected some of CelebA's attributes"):
         celeba("nielsr/CelebA-faces")
     monkeypatch.setattr(
-        images_module, "load_dataset", lambda name: DatasetDict(train=mirror.select_columns("Smiling"))
+        load_module, "load_dataset", lambda name: DatasetDict(train=mirror.select_columns("Smiling"))
     )
     with pytest.raises(ValueError, match=r"`source` has columns \['Smiling'\]; expected one of images"):
         celeba("someone/labels")
@@ -487,6 +491,22 @@ def test_labels_that_are_not_two(tmp_path):
     for column, number in (("three", 3), ("one", 1)):
         with pytest.raises(ValueError, match=f"'{column}' with {number} different values; expected two"):
             image_dataset(folder, label_column=column)
+
+
+def test_a_training_set_is_loaded_from_anything(class_folder, tmp_path, monkeypatch):
+    folder = load_training_set(train_data_dir=class_folder)
+    folder.save_to_disk(tmp_path / "one")
+    DatasetDict(train=folder).save_to_disk(tmp_path / "splits")
+    for name in ("one", "splits"):
+        assert load_training_set(train_data_dir=tmp_path / name)["label"][:] == folder["label"][:] == [0, 0, 1, 1]
+    monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(train=folder.select_columns("label")))
+    with pytest.raises(ValueError, match=r"has columns \['label'\]; expected one named 'image'"):
+        load_training_set("someone/labels")
+    with pytest.raises(ValueError, match="`--train_data_dir` is 'nowhere'; expected a folder that exists"):
+        load_training_set(train_data_dir="nowhere")
+    for both_or_none in ({}, {"dataset_name": "someone/labels", "train_data_dir": class_folder}):
+        with pytest.raises(ValueError, match="`--dataset_name` and `--train_data_dir`: expected exactly one"):
+            load_training_set(**both_or_none)
 
 
 def test_a_source_that_does_not_exist(tmp_path):

@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
+from diffusers_multiguidance.curation.balance import evenly_spread, oversample
 from diffusers_multiguidance.curation.extremes import (
     confident,
     leak,
     least_confident,
     most_extreme,
-    oversample,
     precise_threshold,
+    select_by_factor,
     select_by_score,
     signed_log_odds,
     wrong_images_bound,
 )
+from diffusers_multiguidance.data.circles import circles
 
 
 def test_bound_of_the_paper():
@@ -28,8 +30,6 @@ def test_confidence_is_in_the_label():
     signed = signed_log_odds(log_odds, np.array([0, 0, 1]))
     assert confident(signed, 0.9).tolist() == [True, False, True]
     assert confident(signed_log_odds(log_odds, np.array([1, 1, 0])), 0.9).tolist() == [False, False, False]
-    with pytest.raises(ValueError, match=r"`threshold` is 0.3; expected"):
-        confident(signed, 0.3)
 
 
 def test_cross_fitting_asks_only_those_who_have_not_seen():
@@ -40,12 +40,12 @@ def test_cross_fitting_asks_only_those_who_have_not_seen():
 
 
 def test_most_extreme_of_each_side():
-    strength = np.array([1.0, 5.0, 3.0, 2.0, 9.0, 4.0])
+    scores = np.array([1.0, 5.0, 3.0, 2.0, 9.0, 4.0])
     labels = np.array([0, 0, 0, 1, 1, 1])
     kept = np.array([True, True, True, True, False, True])
-    assert np.flatnonzero(most_extreme(strength, labels, kept, (2, 1))).tolist() == [1, 2, 5]
-    with pytest.raises(ValueError, match=r"`num_extremes` is 3 for a side with 2 images left; expected"):
-        most_extreme(strength, labels, kept, (1, 3))
+    assert np.flatnonzero(most_extreme(scores, labels, kept, (2, 1))).tolist() == [1, 2, 5]
+    with pytest.raises(ValueError, match=r"`--num_extremes` is 3 for a side with 2 images left; expected"):
+        most_extreme(scores, labels, kept, (1, 3))
 
 
 def test_threshold_is_the_lowest_that_keeps_no_wrong_image():
@@ -55,19 +55,47 @@ def test_threshold_is_the_lowest_that_keeps_no_wrong_image():
     assert precise_threshold(signed, np.zeros(5, bool)) == 0.5
 
 
+def test_extremes_leave_the_middle_empty_and_say_so():
+    dataset = circles(2000, 32)
+    selection = select_by_factor(dataset, "position", delta=0.2)
+    z = np.array(dataset["factor_position"])
+    assert ((z[selection.kept] <= 0.2) | (z[selection.kept] >= 0.8)).all()
+    assert ((z[~selection.kept] > 0.2) & (z[~selection.kept] < 0.8)).all()
+    assert np.array_equal(selection.labels, (z > 0.5).astype(int))
+    counts = selection.record["num_images"]
+    assert counts["low"] + counts["high"] == selection.kept.sum()
+    assert selection.record["widest_gap"] == pytest.approx([5 / 27, 22 / 27])
+
+
+def test_a_factor_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="`--attribute` is 'size'; expected"):
+        select_by_factor(circles(10, 32), "size")
+
+
 def test_scores_keep_both_ends_and_leave_out_what_has_none():
     scores = np.array([0.3, np.nan, 7.0, -2.0, 5.0, np.inf, 1.0])
     selection = select_by_score(scores, (2, 1))
     assert np.flatnonzero(selection.kept).tolist() == [0, 2, 3]
     assert selection.labels.tolist() == [0, -1, 1, 0, -1, -1, -1]
     assert selection.record["num_images"]["without score"] == 2
-    with pytest.raises(ValueError, match=r"`num_extremes` is 3 and 3; expected .* at most the 5"):
+    with pytest.raises(ValueError, match=r"`--num_extremes` is 3 and 3; expected .* at most the 5"):
         select_by_score(scores, (3, 3))
 
 
 def test_oversampling_repeats_the_rarer_end():
     labels = np.array([0] * 7 + [1] * 15)
     assert np.bincount(labels[oversample(np.arange(22), labels)]).tolist() == [14, 15]
+
+
+def test_evenly_spread_fills_every_cell_alike():
+    values = np.concatenate([np.full(90, 0.01), np.linspace(0.06, 0.99, 30)])[None]
+    rows = evenly_spread(values, 200, seed=0)
+    counts = np.histogram(values[0, rows], bins=20, range=(0, 1))[0]
+    assert (counts == 10).all()
+    assert len(set(rows[:10])) == 10, "images are not repeated where there are enough"
+    square = np.random.default_rng(0).random((2, 5000))
+    rows = evenly_spread(square, 640, seed=0)
+    assert (np.histogram2d(*square[:, rows], bins=8, range=[(0, 1)] * 2)[0] == 10).all()
 
 
 def test_leak_counts_the_mild_and_the_outside():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def launch_command(script: str, *flags: object, processes: int = 1) -> list[str]:

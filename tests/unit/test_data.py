@@ -1,15 +1,14 @@
-"""Builders and the filter of extremes."""
+"""Circles and digits."""
 
 import numpy as np
 import pytest
 
-from diffusers_multiguidance.data.circles import circles, draw_circle, position
+from diffusers_multiguidance.data.circles import circles, position, render_circle
 from diffusers_multiguidance.data.digits import THICKNESS_QUANTILES, digits, stroke_thickness, thickness_factor
-from diffusers_multiguidance.curation.extremes import select_by_factor
 
 
 def test_circle_has_thirteen_pixels_around_its_centre():
-    image = draw_circle(7, 20, 64)
+    image = render_circle(7, 20, 64)
     assert image.shape == (64, 64)
     assert set(np.unique(image)) == {0, 255}
     rows, columns = np.nonzero(image)
@@ -39,27 +38,6 @@ def test_circles_have_a_second_factor_and_corners():
     corners = [dataset.features["corner"].int2str(corner) for corner in dataset["corner"]]
     parts = [(dataset.features[name].int2str(list(dataset[name]))) for name in ("height", "position")]
     assert corners == [f"{vertical} {horizontal}" for vertical, horizontal in zip(*parts, strict=True)]
-
-
-def test_extremes_leave_the_middle_empty_and_say_so():
-    dataset = circles(2000, 32)
-    selection = select_by_factor(dataset, "position", delta=0.2)
-    z = np.array(dataset["factor_position"])
-    assert ((z[selection.kept] <= 0.2) | (z[selection.kept] >= 0.8)).all()
-    assert ((z[~selection.kept] > 0.2) & (z[~selection.kept] < 0.8)).all()
-    assert np.array_equal(selection.labels, (z > 0.5).astype(int))
-    counts = selection.record["num_images"]
-    assert counts["low"] + counts["high"] == selection.kept.sum()
-    assert selection.record["widest_gap"] == pytest.approx([5 / 27, 22 / 27])
-
-
-@pytest.mark.parametrize(
-    ("attribute", "delta", "message"),
-    [("size", 0.2, "`attribute` is 'size'; expected"), ("position", 0.5, "`delta` is 0.5; expected")],
-)
-def test_extremes_refuse_wrong_arguments(attribute, delta, message):
-    with pytest.raises(ValueError, match=message):
-        select_by_factor(circles(10, 32), attribute, delta)
 
 
 def test_stroke_thickness_of_known_bars():

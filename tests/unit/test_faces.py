@@ -1,9 +1,9 @@
-"""Drawn faces."""
+"""Rendered faces."""
 
 import numpy as np
 import pytest
 
-from diffusers_multiguidance.data.faces import Latents, draw_face, faces
+from diffusers_multiguidance.data.faces import Latents, faces, render_face
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_latents_are_independent_and_uniform(dataset):
     np.testing.assert_allclose(np.corrcoef(latents), np.eye(3), atol=0.06)
 
 
-def test_a_face_is_the_same_whatever_is_drawn_beside_it(dataset):
+def test_a_face_is_the_same_whatever_is_rendered_beside_it(dataset):
     again = faces(5, 16, seed=1)
     assert np.array_equal(np.array(again[4]["image"]), np.array(dataset[4]["image"]))
     assert again[4]["factor_Hair"] == dataset[4]["factor_Hair"]
@@ -37,7 +37,7 @@ def test_a_face_is_the_same_whatever_is_drawn_beside_it(dataset):
     assert not np.array_equal(np.array(other[4]["image"]), np.array(dataset[4]["image"]))
 
 
-def test_drawing_with_several_processes_gives_the_same(dataset):
+def test_rendering_with_several_processes_gives_the_same(dataset):
     again = faces(40, 16, seed=1, num_proc=2)
     assert again["source_index"][:] == list(range(40))
     assert np.array_equal(np.array(again[39]["image"]), np.array(dataset[39]["image"]))
@@ -45,19 +45,19 @@ def test_drawing_with_several_processes_gives_the_same(dataset):
 
 @pytest.mark.parametrize("resolution", [32, 64])
 def test_each_latent_changes_its_part_of_the_face_only(resolution):
-    def draw(**latents):
+    def render(**latents):
         chosen = {"smile": 0.5, "hair": 0.5, "skin": 0.5, **latents}
-        return draw_face(Latents(**chosen), np.random.default_rng(3), resolution, resolution).astype(int)
+        return render_face(Latents(**chosen), np.random.default_rng(3), resolution, resolution).astype(int)
 
     def changed(one, other):
         return np.abs(one - other).max(axis=-1) > 20
 
-    mouth = changed(draw(smile=0.0), draw(smile=1.0))
+    mouth = changed(render(smile=0.0), render(smile=1.0))
     rows = np.nonzero(mouth)[0] / resolution
     assert mouth.mean() > 0.01
     assert np.median(rows) > 0.55  # mostly the mouth, below the middle
-    assert draw(hair=1.0).mean() > draw(hair=0.0).mean()
-    assert draw(skin=1.0).mean() > draw(skin=0.0).mean()
+    assert render(hair=1.0).mean() > render(hair=0.0).mean()
+    assert render(skin=1.0).mean() > render(skin=0.0).mean()
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((0, 32), "`num_images` is 0"), ((3, 8), "`resolution` is 8")])

@@ -1,0 +1,206 @@
+"""From a source of images to a data set of them, or of their extremes, with a data card."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import ClassLabel, Dataset
+
+from ..data.celeba import celeba
+from ..data.circles import circles
+from ..data.digits import digits
+from ..data.faces import faces
+from ..data.images import image_dataset
+from ..data.load import Counts
+from ..data.objects import objects
+from ..hub.publish import find_token
+from ..training.trainer import create_accelerator
+from ..utils.files import replace_folder
+from .balance import oversample
+from .data_card import push_data_set, write_card
+from .extremes import Selection, select_by_factor, select_by_score
+from .label_filter import select_by_labels
+from .labelers import zero_shot_log_odds
+from .settings import DatasetSettings, check_replaceable
+
+NO_MATTER = ("num_proc", "dataloader_num_workers", "push_to_hub", "hub_dataset_id", "output_dir", "compare")
+
+
+def build_dataset(settings: DatasetSettings) -> Path:
+    """Build a data set, keep its extremes if that is asked for, and save or push it with a data card.
+
+    With several attributes an image must be extreme in each. A build that was killed goes on where it was when it is
+    called with the same settings again.
+
+    Returns:
+        `output_dir`, in the format of `save_to_disk`: `image`, the labels, `factor_<attribute>` where the latents are
+        known, `score_<attribute>` where scores or prompts decided, and `source_index`; with `provenance.json`.
+
+    Raises:
+        ValueError: for a source that can't be read, an attribute that it has not, or where an end is left empty.
+    """
+    check_replaceable(settings.output_dir)
+    if settings.push_to_hub:
+        find_token()  # hours later would be late
+    accelerator = create_accelerator(settings)
+    with accelerator.main_process_first():
+        dataset, counts = load_images(settings)
+    for kind, reasons in counts.items():
+        for reason, count in reasons.items():
+            accelerator.print(f"{kind}: {count} ({reason})")
+    source = {"fingerprint": dataset._fingerprint, "num_images": len(dataset), **counts}
+    if not settings.extremes:
+        if accelerator.is_main_process:
+            with replace_folder(settings.output_dir) as output:
+                dataset.save_to_disk(output)
+                (output / "provenance.json").write_text(json.dumps({"source": source}) + "\n")
+            finish(f"{len(dataset)} images", settings)
+    else:
+        with accelerator.main_process_first():
+            folder = work_folder(dataset, settings)
+        attributes = settings.attribute or [str(settings.label_column or settings.score_column)]
+        selections = {name: select(accelerator, dataset, name, settings, folder / name) for name in attributes}
+        if accelerator.is_main_process:
+            write_extreme_set(dataset, selections, source, settings)
+            shutil.rmtree(folder)
+    accelerator.wait_for_everyone()
+    return settings.output_dir
+
+
+def load_images(settings: DatasetSettings) -> tuple[Dataset, Counts]:
+    """The source, and the counts of images skipped and converted."""
+    nothing: Counts = {"skipped": {}, "converted": {}}
+    num_images, resolution, num_proc = settings.num_images, settings.resolution, settings.num_proc
+    source = settings.train_data_dir or str(settings.dataset_name)
+    match settings.dataset:
+        case "circles":
+            return circles(num_images, resolution, settings.seed), nothing
+        case "digits":
+            return digits(), nothing
+        case "faces":
+            return faces(num_images, resolution, settings.seed, num_proc), nothing
+        case "objects":
+            return objects(num_images, resolution, settings.seed, settings.train_data_dir, num_proc)
+        case "celeba":
+            return celeba(source, settings.split, resolution, num_proc)
+        case _:
+            columns = (settings.image_column, settings.label_column, settings.score_column)
+            return image_dataset(source, *columns, resolution, settings.split, num_proc)
+
+
+def work_folder(dataset: Dataset, settings: DatasetSettings) -> Path:
+    """Beside the output: what a killed build left, if it had the same source and settings; else empty."""
+    folder = settings.output_dir.resolve().with_name(settings.output_dir.name + ".work")
+    same = {name: value for name, value in asdict(settings).items() if name not in NO_MATTER}
+    content = json.dumps({**same, "source": dataset._fingerprint}, indent=2, default=str)
+    if not (folder / "build.json").exists() or (folder / "build.json").read_text() != content:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "build.json").write_text(content)
+    return folder
+
+
+def select(
+    accelerator: Accelerator, dataset: Dataset, attribute: str, settings: DatasetSettings, folder: Path
+) -> Selection:
+    """What to keep for one attribute, decided as `settings` say."""
+    by = settings.decided_by
+    counts = settings.num_extremes or [max(1, round(settings.keep_share * len(dataset)))]
+    if settings.index_file is not None:
+        kept, labels = read_index(settings.index_file, dataset), label_column(dataset, attribute)
+        record = {"by": "index", "num_images": {"source": len(dataset), "listed": int(kept.sum())}}
+        return Selection(kept, labels, labels.astype(float), np.zeros_like(kept), record)
+    if by == "factor":
+        return select_by_factor(dataset, attribute, settings.delta)
+    if by == "score":
+        if "score" not in dataset.column_names:
+            raise ValueError("`--by score` needs scores; expected `--score_column` with `--dataset images`.")
+        return select_by_score(np.asarray(dataset["score"], dtype=np.float64), (counts[0], counts[-1]))
+    if by == "zero_shot":
+        if attribute in dataset.column_names:
+            raise ValueError(f"`--attribute` is {attribute!r}, a column of the source; expected a new name.")
+        model, prompts = str(settings.zero_shot_model), settings.prompts or []
+        scores = zero_shot_log_odds(accelerator, dataset, model, prompts, settings.eval_batch_size)
+        selection = select_by_score(scores.astype(np.float64), (counts[0], counts[-1]))
+        selection.record.update(zero_shot_model=model, prompts=prompts)
+        return selection
+    label_column(dataset, attribute)
+    classes = dataset.features[attribute].names
+    holdout = None if settings.holdout_file is None else read_holdout(settings.holdout_file, classes)
+    return select_by_labels(accelerator, dataset, attribute, holdout, settings, folder)
+
+
+def label_column(dataset: Dataset, attribute: str) -> np.ndarray:
+    """(N,) 0 and 1, and -1 without a label."""
+    feature = dataset.features.get(attribute)
+    if not isinstance(feature, ClassLabel) or feature.num_classes != 2:
+        raise ValueError(
+            f"`--attribute` is {attribute!r}; expected a column with two classes, of {dataset.column_names}."
+        )
+    return np.asarray(dataset[attribute])
+
+
+def read_holdout(path: Path, classes: list[str]) -> dict[int, int]:
+    """Image number to 0 or 1, or -1 for mild."""
+    values = {**{name: label for label, name in enumerate(classes)}, "mild": -1}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return {int(row["source_index"]): values[row["label"].strip()] for row in rows}
+    except (KeyError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"`--holdout_file` {path} has {error} somewhere; expected columns source_index (a number) and label "
+            f"(one of {list(values)})."
+        ) from error
+
+
+def read_index(path: Path, dataset: Dataset) -> np.ndarray:
+    """Mask of the images whose numbers a text file lists."""
+    words = path.read_text().replace(",", " ").split()
+    if not words or not all(word.isdigit() for word in words):
+        raise ValueError(f"`--index_file` {path} holds something else; expected image numbers, one a line.")
+    numbers, wanted = np.asarray(dataset["source_index"]), np.array(words, dtype=np.int64)
+    missing = np.setdiff1d(wanted, numbers)
+    if len(missing):
+        raise ValueError(f"`--index_file` {path} names image {missing[0]}; expected numbers of the source's images.")
+    return np.isin(numbers, wanted)
+
+
+def write_extreme_set(
+    dataset: Dataset, selections: dict[str, Selection], source: dict[str, Any], settings: DatasetSettings
+) -> None:
+    """Save what all attributes keep, with its card."""
+    kept = np.logical_and.reduce([selection.kept for selection in selections.values()])
+    for attribute, selection in selections.items():
+        present = np.unique(selection.labels[kept])
+        if len(present) < 2:
+            raise ValueError(
+                f"`--attribute` '{attribute}' has {len(present)} of its two ends among the {kept.sum()} images kept; "
+                "expected both: keep more or start from more images."
+            )
+        if selection.record["by"] == "score":
+            if "score" in dataset.column_names:
+                dataset = dataset.rename_column("score", f"score_{attribute}")
+            names = ClassLabel(names=settings.class_names)
+            dataset = dataset.add_column(attribute, selection.labels, feature=names)
+    indices = np.flatnonzero(kept)
+    if settings.oversample:
+        first = next(iter(selections.values()))
+        indices = oversample(indices, first.labels[indices])
+    with replace_folder(settings.output_dir) as output:
+        dataset.select(indices).save_to_disk(output)
+        write_card(output, dataset, selections, kept, len(indices), source, settings)
+    finish(f"{len(indices)} of {len(dataset)} images", settings)
+
+
+def finish(what: str, settings: DatasetSettings) -> None:
+    print(f"{what} in {settings.output_dir}")
+    if settings.push_to_hub:
+        push_data_set(settings.output_dir, settings.hub_dataset_id or settings.output_dir.name)

@@ -1,0 +1,133 @@
+"""Settings of the scripts: dataclasses whose fields are the flags, checked when they are made.
+
+train_denoiser(DenoiserSettings(train_data_dir="runs/circles-32/data", output_dir="runs/circles-32/unet"))
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, Field, dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LearningRateSchedule = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+]
+
+
+def flag(default: Any = MISSING, help: str | None = None) -> Any:
+    """A field with its help; one without a default has to be given, and a list is copied for every instance."""
+    metadata = {"help": help}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """What `recipe.parse` fills. A subclass checks its values in `__post_init__`, after `super().__post_init__()`.
+
+    Raises:
+        ValueError: for a value that is none of a `Literal`'s.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """A field that a subclass only gives another default keeps its help."""
+        inherited = getattr(super(cls, cls), "__dataclass_fields__", {})
+        for name, default in list(vars(cls).items()):
+            if name in inherited and not isinstance(default, Field):
+                setattr(cls, name, flag(default, inherited[name].metadata.get("help")))
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+            if value is not None and Path in kinds:
+                setattr(self, name, Path(value))
+            choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+            if value is not None and choices and value not in choices:
+                raise ValueError(f"`--{name}` is {value!r}; expected one of {choices}.")
+
+
+def check_numbers(
+    settings: Settings,
+    *names: str,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float = math.inf,
+) -> None:
+    """Raise `ValueError` for the first of the named settings that is a number out of range; None is no number."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if not value < below or (at_least is not None and value < at_least) or (above is not None and value <= above):
+            limits = [] if at_least is None else [f"of at least {at_least}"]
+            limits += [] if above is None else [f"above {above}"]
+            limits += ["below infinity" if below == math.inf else f"below {below}"] if not value < below else []
+            raise ValueError(f"`--{name}` is {value}; expected a number {' and '.join(limits)}.")
+
+
+@dataclass(kw_only=True)
+class TrainingSettings(Settings):
+    """Settings of every training, by the names of diffusers' `train_unconditional.py`."""
+
+    output_dir: Path = flag(help="Checkpoints, samples and results go here.")
+    dataset_name: str | None = flag(None, "Data set on the Hub.")
+    train_data_dir: Path | None = flag(None, "Folder that build_dataset.py wrote, or of images.")
+    resolution: int = flag(64, "Images are cropped to squares of this many pixels.")
+    train_batch_size: int = flag(64, "Images per process and micro-batch.")
+    gradient_accumulation_steps: int = flag(1, "Micro-batches per optimizer step.")
+    dataloader_num_workers: int = flag(0, "Processes that load images.")
+    max_train_steps: int = flag(250_000, "Optimizer steps.")
+    learning_rate: float = flag(1e-4, "After warm-up.")
+    lr_scheduler: LearningRateSchedule = flag("constant", "How the learning rate goes on after warm-up.")
+    lr_warmup_steps: int = flag(0, "In optimizer steps.")
+    optimizer: Literal["adamw", "sgd"] = flag("adamw", "SGD has momentum 0.9.")
+    adam_weight_decay: float = flag(0.0, "Of either optimizer.")
+    max_grad_norm: float = flag(1.0, "Clip gradients here; the paper doesn't say.")
+    mixed_precision: Literal["no", "fp16", "bf16"] = flag("no", "Of the forward pass.")
+    use_ema: bool = flag(True, "Average the weights, with warm-up.")
+    ema_max_decay: float = flag(0.9999, "Of the average, after its warm-up.")
+    checkpointing_steps: int = flag(1000, "How often to save a checkpoint, in optimizer steps.")
+    checkpoints_total_limit: int = flag(2, "How many checkpoints to keep.")
+    resume_from_checkpoint: str | None = flag(None, "A checkpoint folder, or 'latest'.")
+    seed: int = flag(0, "Of weights, order and noise, each from a stream of its own.")
+    report_to: str | None = flag(None, "A tracker of accelerate: tensorboard, wandb, ...")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(
+            self,
+            "resolution",
+            "train_batch_size",
+            "gradient_accumulation_steps",
+            "max_train_steps",
+            "checkpointing_steps",
+            "checkpoints_total_limit",
+            at_least=1,
+        )
+        check_numbers(self, "lr_warmup_steps", "dataloader_num_workers", "adam_weight_decay", at_least=0)
+        check_numbers(self, "learning_rate", "max_grad_norm", above=0)
+        check_numbers(self, "seed", at_least=0, below=2**32)
+        check_numbers(self, "ema_max_decay", at_least=0, below=1)
+
+
+@dataclass(kw_only=True)
+class PipelineSettings(TrainingSettings):
+    """Training that ends in a pipeline: the size of the network, and where the pipeline is published."""
+
+    block_out_channels: list[int] = flag([128, 256, 384, 512], "Width per resolution, from full resolution down.")
+    attention_resolutions: list[int] = flag([16, 8], "Sizes of the feature maps with self-attention; may be empty.")
+    layers_per_block: int = flag(3, "Residual blocks per resolution.")
+    norm_num_groups: int = flag(32, "Of group norms; divides every width.")
+    attention_head_dim: int = flag(64, "Channels per head; divides the widths that attend.")
+    push_to_hub: bool = flag(False, "Publish the finished pipeline.")
+    hub_model_id: str | None = flag(None, "Repository to push to; defaults to the output folder's name.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "layers_per_block", "norm_num_groups", "attention_head_dim", at_least=1)
+        if not self.block_out_channels:
+            raise ValueError("`--block_out_channels` is empty; expected the width of at least one resolution.")
