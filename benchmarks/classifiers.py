@@ -1,6 +1,6 @@
 """Ways to train the classifiers that guide: how their response rises between the ends, and where samples land.
 
-    python benchmarks/classifiers.py pipelines/circles-ends --out runs/benchmarks/classifiers
+    python benchmarks/classifiers.py pipelines/circles-32 --out runs/benchmarks/classifiers
 
 Trains each way anew on circles at the two ends, all alike but for what the row says: plain sets, label smoothing,
 spectral norm with a bound for each layer, a penalty on the gradient, and one network distilled from a set. The
@@ -10,7 +10,6 @@ denoiser, the scale and the guided steps are the pipeline's; nothing is calibrat
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,17 +26,17 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations, parametrize
 
-from diffusers_multiguidance.cli import load_pipeline
-from diffusers_multiguidance.data.circles import circles
 from diffusers_multiguidance.curation.extremes import select_by_factor
+from diffusers_multiguidance.data.circles import circles
 from diffusers_multiguidance.diffusion import GaussianDiffusion
+from diffusers_multiguidance.evaluation.control import TARGETS, control_figures
 from diffusers_multiguidance.evaluation.evaluators import CirclePosition
 from diffusers_multiguidance.evaluation.uniformity import share_in_gap, share_malformed
-from diffusers_multiguidance.utils.files import add_to_folder
-from diffusers_multiguidance.generate import generate
+from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
+from diffusers_multiguidance.utils.files import add_to_folder
+from record import save_results
 from response import respond, save_heat_maps, save_responses
-from targets import TARGETS, figures
 
 BATCH = 64
 WARMUP = 50
@@ -99,7 +98,7 @@ def train(
     steps: int,
     bound: float | None = None,
 ) -> NoisyClassifier:
-    """A classifier like those of training/recipes/circles.yaml."""
+    """A classifier like those of training/recipes/circles-32.yaml."""
     torch.manual_seed(seed)
     images, labels = data
     classifier = NoisyClassifier(
@@ -149,11 +148,11 @@ def main(
 ) -> None:
     loaded = load_pipeline(pipeline)
     diffusion = GaussianDiffusion.from_scheduler(loaded.scheduler)
-    size = loaded.unet.config.sample_size
-    drawn = circles(20_000, size)
-    drawn = drawn.select(np.flatnonzero(select_by_factor(drawn, "position").kept))
-    pixels = np.stack([np.asarray(image) for image in drawn["image"]])[:, None]
-    data = torch.from_numpy(pixels).float() / 127.5 - 1, torch.tensor(drawn["position"])
+    size = loaded.image_size[0]
+    rendered = circles(20_000, size)
+    rendered = rendered.select(np.flatnonzero(select_by_factor(rendered, "position").kept))
+    pixels = np.stack([np.asarray(image) for image in rendered["image"]])[:, None]
+    data = torch.from_numpy(pixels).float() / 127.5 - 1, torch.tensor(rendered["position"])
 
     def members(name: str, loss: Loss, count: int = 3, bound: float | None = None) -> list[NoisyClassifier]:
         return [train(data, diffusion, seed, f"{name}, {seed + 1}", loss, steps, bound) for seed in range(count)]
@@ -173,7 +172,7 @@ def main(
         "3, gradient penalty 0.01": members("gradient penalty 0.01", gradient_penalty(0.01)),
         "3, gradient penalty 0.1": members("gradient penalty 0.1", gradient_penalty(0.1)),
     }
-    measured = CirclePosition()
+    evaluate = CirclePosition()
     results, responses = {}, {}
     table = Table("classifiers", *(name.replace("_", " ") for name in SHOWN), title=str(pipeline))
     for name, guides in rows.items():
@@ -181,10 +180,10 @@ def main(
         responses[name] = respond(loaded)
         started = time.monotonic()
         call: dict[str, Any] = {"calibration": None}
-        middle = measured(generate(loaded, num_images, 0, description=name, target={"position": 0.5}, **call))
+        middle = evaluate(generate(loaded, num_images, 0, description=name, target={"position": 0.5}, **call))
         seconds = (time.monotonic() - started) / num_images
         obtained = [
-            measured(
+            evaluate(
                 generate(
                     loaded, num_by_target, 1000 + k, description=f"{name}, {aim}", target={"position": aim}, **call
                 )
@@ -195,7 +194,7 @@ def main(
             "rises": responses[name].rises(),
             "share_in_gap": share_in_gap(middle),
             "share_malformed": share_malformed(middle),
-            **{key: value for key, value in figures(np.stack(obtained)).items() if key != "share_malformed"},
+            **{key: value for key, value in control_figures(np.stack(obtained)).items() if key != "share_malformed"},
             "seconds_per_image": seconds,
         }
         shown = [np.round(results[name][figure], 3) for figure in SHOWN]
@@ -203,7 +202,7 @@ def main(
     Console().print(table)
     loaded.classifiers = NoisyClassifierSet.from_members([distilled])
     with add_to_folder(out) as folder:
-        (folder / "classifiers.json").write_text(json.dumps(results, indent=2) + "\n")
+        save_results(folder / "classifiers.json", results)
         save_responses(responses, folder / "response.png")
         save_heat_maps(responses, folder / "heatmap.png")
     loaded.save_pretrained(out / "distilled")

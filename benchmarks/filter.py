@@ -1,14 +1,13 @@
-"""The filter of build_dataset.py: images judged in a second, and memory against the number of images.
+"""The filter of build_dataset.py: images labelled in a second, and memory against the number of images.
 
     python benchmarks/filter.py --out runs/benchmarks/filter
 
-Writes `filter.json`. Memory is the most that the script and its children held of their own while they drew, trained,
-judged and wrote; pages of memory-mapped files, which the system takes back when it needs them, are not counted.
+Writes `filter.json`. Memory is the most that the script and its children held of their own while they rendered,
+trained, labelled and wrote; pages of memory-mapped files, which the system takes back when it has to, do not count.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,11 @@ import torch
 import typer
 from accelerate import Accelerator
 
+from diffusers_multiguidance.curation.labelers import decode, log_odds
 from diffusers_multiguidance.data.faces import faces
-from diffusers_multiguidance.utils.files import add_to_folder
+from diffusers_multiguidance.data.transforms import scale_pixels
 from diffusers_multiguidance.models.evaluator import ImageClassifier
-from diffusers_multiguidance.curation.labelers import decode, log_odds, to_images
+from record import save_results
 
 BATCH_SIZE = 64  # build_dataset.py's default
 BUILD = Path(__file__).parents[1] / "training" / "build_dataset.py"
@@ -42,16 +42,16 @@ def throughput(num_images: int, resolution: int, num_networks: int, rounds: int 
         started = time.perf_counter()
         pixels = decode(accelerator, source, resolution, BATCH_SIZE, Path(folder) / "pixels.npy")
         decoding = time.perf_counter() - started
-        waiting = [to_images(batch) for batch in pixels.split(BATCH_SIZE)]
+        waiting = [scale_pixels(batch) for batch in pixels.split(BATCH_SIZE)]
         for _ in range(1 + rounds):
             started = time.perf_counter()
             log_odds(accelerator, networks, pixels, BATCH_SIZE, "filter")
-            judged = time.perf_counter()
+            labelled = time.perf_counter()
             with torch.inference_mode():
                 for images in waiting:
                     for network in networks:
                         network(images)
-            seconds.append((judged - started, time.perf_counter() - judged))
+            seconds.append((labelled - started, time.perf_counter() - labelled))
     by_filter, bare = np.array(seconds[1:]).T
     return {
         "filter": float(num_images / np.median(by_filter)),
@@ -85,17 +85,15 @@ def main(
     out: Annotated[Path, typer.Option()],
     resolution: Annotated[int, typer.Option()] = 64,
     num_networks: Annotated[int, typer.Option(help="Members of the ensemble.")] = 5,
-    num_judged: Annotated[int, typer.Option(help="Images for the throughput.")] = 5_000,
+    num_labelled: Annotated[int, typer.Option(help="Images for the throughput.")] = 5_000,
     num_images: Annotated[list[int], typer.Option(help="For the memory.")] = [20_000, 200_000],  # noqa: B006
 ) -> None:
     results = {
-        "images a second, ensemble": throughput(num_judged, resolution, num_networks),
-        "images a second, scorer": throughput(num_judged, resolution, 1),
+        "images a second, ensemble": throughput(num_labelled, resolution, num_networks),
+        "images a second, labeler": throughput(num_labelled, resolution, 1),
         "memory": {str(count): peak_memory(count, resolution, out) for count in num_images},
     }
-    print(json.dumps(results, indent=2))
-    with add_to_folder(out) as folder:
-        (folder / "filter.json").write_text(json.dumps(results, indent=2) + "\n")
+    save_results(out / "filter.json", results)
 
 
 if __name__ == "__main__":

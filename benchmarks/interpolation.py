@@ -1,15 +1,14 @@
 """Share of samples in the gap: unguided, one classifier at a time, and the shipped set.
 
-    python benchmarks/interpolation.py pipelines/circles-ends --attribute position --out runs/benchmarks/circles-ends
-    python benchmarks/interpolation.py pipelines/faces --attribute Smiling --num-images 500 --num-classifiers 0 \\
-        --measure pipelines/faces/evaluators/Smiling --out runs/benchmarks/faces
+    python benchmarks/interpolation.py pipelines/circles-32 --attribute position --out runs/benchmarks/circles-32
+    python benchmarks/interpolation.py pipelines/faces-rendered --attribute Smiling --num-images 500 \\
+        --num-classifiers 0 --out runs/benchmarks/faces-rendered
 
 Writes `interpolation.json`, a report (figures, histogram, grid) per row, and `histogram.png` over all rows.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,30 +16,31 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from diffusers_multiguidance.cli import MeasureName, SamplerName, load_pipeline
-from diffusers_multiguidance.evaluation.evaluators import load_measure
+from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
+from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import save_histogram, write_report
-from diffusers_multiguidance.utils.files import add_to_folder
-from diffusers_multiguidance.generate import generate
+from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.models import NoisyClassifierSet
+from diffusers_multiguidance.utils.files import add_to_folder
+from record import save_results
 
 
 def main(
     pipeline: Path,
     out: Annotated[Path, typer.Option()],
     attribute: Annotated[str, typer.Option()],
-    measure: MeasureName = None,
+    evaluator: EvaluatorName = None,
     num_images: Annotated[int, typer.Option()] = 1000,
     num_classifiers: Annotated[int, typer.Option(help="How many single members to measure.")] = 5,
     target: Annotated[float, typer.Option()] = 0.5,
-    sampler: SamplerName = None,
-    evaluator: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
+    scheduler: SchedulerName = None,
+    recognizer: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    loaded = load_pipeline(pipeline)
+    loaded = load_pipeline(pipeline, scheduler)
     classifiers = loaded.classifiers
-    measured = load_measure(measure or attribute)
+    evaluate = load_evaluator(evaluator or find_evaluator(pipeline, attribute))
     # The single classifiers are the set's members, which differ in nothing but their seed.
     rows: dict[str, Any] = {"unguided": None, "set": classifiers}
     for number, member in enumerate(classifiers.members[:num_classifiers]):
@@ -51,18 +51,18 @@ def main(
     for name, guides in rows.items():
         loaded.classifiers = guides or classifiers
         started = time.monotonic()
-        call: dict[str, Any] = {"sampler": sampler, **({"target": {attribute: target}} if guides else {})}
+        call: dict[str, Any] = {"target": {attribute: target}} if guides else {}
         if name.startswith("classifier"):
-            call["guidance_scale"] = loaded.config["default_guidance_scale"] / 2  # the default is for the set
+            call["guidance_scale"] = loaded.resolve_call()["guidance_scale"] / 2  # the default is for the set
             call["calibration"] = None  # it was measured with the set
         images = generate(loaded, num_images, seed, description=name, **call)
         seconds = time.monotonic() - started
-        values[name] = measured(images)
+        values[name] = evaluate(images)
         with add_to_folder(out / name.replace(" ", "-")) as folder:
             results[name] = {**write_report(images, values[name], attribute, folder), "seconds": round(seconds, 1)}
             np.savez_compressed(folder / "images.npz", images=images)
-        if evaluator is not None:
-            results[name]["share_recognized"] = share_recognized(class_probabilities(evaluator, images))
+        if recognizer is not None:
+            results[name]["share_recognized"] = share_recognized(class_probabilities(recognizer, images))
         print(name, results[name])
     singles = [result for name, result in results.items() if name.startswith("classifier")]
     for figure in ("share_in_gap", "share_malformed"):
@@ -71,7 +71,7 @@ def main(
             results[f"one classifier, {figure}, mean"] = float(np.mean(shares))
             results[f"one classifier, {figure}, standard deviation"] = float(np.std(shares, ddof=1))
     with add_to_folder(out) as folder:
-        (folder / "interpolation.json").write_text(json.dumps(results, indent=2) + "\n")
+        save_results(folder / "interpolation.json", {"call": loaded.resolve_call(), **results})
         save_histogram({name: values[name] for name in ("unguided", "set")}, attribute, folder / "histogram.png")
 
 

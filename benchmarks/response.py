@@ -1,14 +1,13 @@
 """What classifiers answer between the ends: the response to a circle's position, and its heat map (paper, figure 7b).
 
-    python benchmarks/response.py pipelines/circles --out runs/benchmarks/response
+    python benchmarks/response.py pipelines/circles-32 --out runs/benchmarks/response
 
-For one pipeline or several. Circles are drawn at every place, noise is added, and the second class's probability is
+For one pipeline or several. Circles are rendered at every place, noise is added, and the second class's probability is
 averaged over the noise. Writes `response.json`, `response.png` (log-odds by position) and `heatmap.png` (by place).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,11 @@ import typer
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from diffusers_multiguidance.cli import load_pipeline
-from diffusers_multiguidance.data.circles import RADIUS, draw_circle, position
+from diffusers_multiguidance.data.circles import RADIUS, position, render_circle
 from diffusers_multiguidance.diffusion import GaussianDiffusion
+from diffusers_multiguidance.generate import load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
+from record import save_results
 
 NOISE_LEVELS = (0.0, 1 / 3, 2 / 3)  # share of the noise schedule
 DRAWS = 8  # of the noise
@@ -49,9 +49,9 @@ class Response:
 def respond(loaded: Any, seed: int = 0) -> Response:
     """The response of a pipeline's classifiers of `position`."""
     diffusion = GaussianDiffusion.from_scheduler(loaded.scheduler)
-    size = loaded.unet.config.sample_size
+    size = loaded.image_size[0]
     places = range(RADIUS, size - RADIUS)
-    circles = np.stack([draw_circle(x, y, size) for y in places for x in places])
+    circles = np.stack([render_circle(x, y, size) for y in places for x in places])
     x0 = torch.from_numpy(circles)[:, None].float() / 127.5 - 1
     levels = []
     for noise_level in NOISE_LEVELS:
@@ -108,9 +108,8 @@ def main(
             "z": response.z.round(4).tolist(),
             "log_odds": [level.mean(axis=0).round(3).tolist() for level in response.log_odds],
         }
-    print(json.dumps(results, indent=2))
     with add_to_folder(out) as folder:
-        (folder / "response.json").write_text(json.dumps(results, indent=2) + "\n")
+        save_results(folder / "response.json", results)
         save_responses(responses, folder / "response.png")
         save_heat_maps(responses, folder / "heatmap.png")
 

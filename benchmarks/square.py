@@ -1,7 +1,6 @@
 """Two attributes at once: how much of their square do images cover that are spread over it evenly?
 
-    python benchmarks/square.py pipelines/faces --attributes Smiling Hair \\
-        --measures pipelines/faces/evaluators/Smiling pipelines/faces/evaluators/Hair --out runs/benchmarks/square
+    python benchmarks/square.py pipelines/circles-32-two-attributes --attributes position height --out runs/benchmarks/square
 
 Counts the cells of a 10 x 10 grid that hold an image. A single four-class classifier of the corners (paper, section 6)
 aims by shares of its classes: give `--corner` and the attributes that its corners are made of, the first one changing
@@ -10,7 +9,6 @@ slower. Writes `square.json`, `square.png` (where the images lie) and `grid.png`
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +17,12 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
-from diffusers_multiguidance.cli import SamplerName, load_pipeline
-from diffusers_multiguidance.evaluation.evaluators import load_measure
+from diffusers_multiguidance.cli import SchedulerName
+from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
+from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
-from diffusers_multiguidance.generate import generate
 from diffusers_multiguidance.utils.images import image_grid, to_pil
+from record import save_results
 
 CELLS = 10
 BATCH = 200
@@ -60,17 +59,17 @@ def main(
     pipeline: Path,
     out: Annotated[Path, typer.Option()],
     attributes: Annotated[tuple[str, str], typer.Option()],
-    measures: Annotated[tuple[str, str] | None, typer.Option(help="The attributes' names unless given.")] = None,
+    evaluators: Annotated[tuple[str, str] | None, typer.Option(help="The pipeline's own unless given.")] = None,
     corner: Annotated[str | None, typer.Option(help="The attribute of a four-class classifier.")] = None,
     num_images: Annotated[int, typer.Option()] = 2000,
-    sampler: SamplerName = None,
+    scheduler: SchedulerName = None,
     num_inference_steps: Annotated[int | None, typer.Option()] = None,
     guidance_scale: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int, typer.Option()] = 3000,
 ) -> None:
-    loaded, measured = load_pipeline(pipeline), [load_measure(name) for name in measures or attributes]
+    loaded = load_pipeline(pipeline, scheduler)
+    names = evaluators or [find_evaluator(pipeline, attribute) for attribute in attributes]
     call: dict[str, Any] = {
-        "sampler": sampler,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
     }
@@ -82,25 +81,24 @@ def main(
         target = dict.fromkeys(attributes, "uniform")
         images = generate(loaded, num_images, seed, BATCH, "uniform", target=target, **call)
     seconds = time.monotonic() - started
-    values = np.stack([measure(images) for measure in measured])
+    values = np.stack([load_evaluator(name)(images) for name in names])
     known = ~np.isnan(values).any(axis=0)
     cells = (values[:, known] * CELLS).astype(int).clip(0, CELLS - 1)
     counts = np.zeros((CELLS, CELLS), int)
     np.add.at(counts, tuple(cells), 1)
     results = {
-        "call": call,
+        "call": loaded.resolve_call(num_inference_steps, guidance_scale),
         "num_images": len(images),
         "cells_with_an_image": int((counts > 0).sum()),
         "images_by_cell": counts.tolist(),
         "share_malformed": float(1 - known.mean()),
         "seconds_per_image": seconds / len(images),
     }
-    print(json.dumps(results, indent=2))
     shown = np.zeros((CELLS, CELLS, *images.shape[1:]), np.uint8)
     shown[tuple(cells)] = images[known]
     shown = shown.swapaxes(0, 1)[::-1]  # the first attribute to the right, the second upwards
     with add_to_folder(out) as folder:
-        (folder / "square.json").write_text(json.dumps(results, indent=2) + "\n")
+        save_results(folder / "square.json", results)
         save_plot(values[:, known], attributes, folder / "square.png")
         image_grid(to_pil(shown.reshape(-1, *images.shape[1:])), columns=CELLS).save(folder / "grid.png")
 

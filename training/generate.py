@@ -1,6 +1,6 @@
 """Generate images over the whole range of a pipeline's attributes, and give them values: a data set of the middle.
 
-    python training/generate.py --pipeline pipelines/circles-32 --attributes position --evaluators circle-position \\
+    python training/generate.py --pipeline pipelines/circles-32 --attributes position \\
         --extremes runs/circles-32/data --num_images 1000 --output_dir runs/circles-32/generated
     accelerate launch training/train_classifier.py --recipe training/recipes/circles-32-exact.yaml
 

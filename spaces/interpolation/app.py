@@ -1,4 +1,4 @@
-"""Between the extremes: choose how strongly an attribute shows, and watch a diffusion model draw what it never saw.
+"""Between the extremes: choose how much an attribute shows, and watch a diffusion model generate what it never saw.
 
 `python app.py` serves the pipelines of a clone; MULTIGUIDANCE_PIPELINE names others (see README.md).
 """
@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import html
-import math
 import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +21,34 @@ import numpy as np
 from pictures import (
     FORMATS,
     MAX_UPLOAD_BYTES,
+    SCRUB,
+    data_url,
     fit,
     histogram,
+    magnify,
     open_upload,
     point_in_square,
+    said_value,
     save_gif,
     square,
-    strip,
-    to_pil,
+    sweep_figure,
 )
-from sampling import DEFAULT_STEPS, MODELS, Model, Step, edit, sample
-from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, number, to_query
+from PIL import Image, ImageOps
+from sampling import MODELS, Model, Step, Sweep, edit, sample
+from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, number
 
-from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
-from diffusers_multiguidance.utils.seeds import stream_seed
-
-# Cached examples last as long as this process, which may have other pipelines than the last one had.
-examples_cache = tempfile.TemporaryDirectory()
-os.environ["GRADIO_EXAMPLES_CACHE"] = examples_cache.name
+from diffusers_multiguidance.schedulers import SCHEDULERS
+from diffusers_multiguidance.utils.images import image_grid, to_pil
 
 AT_ONCE = int(os.environ.get("MULTIGUIDANCE_AT_ONCE", "2"))  # samplings; whoever comes later waits in the queue
 MAX_WAITING = 60
-PREVIEWS = 8  # of the images while they emerge
 KEPT = 60  # clicks that a visitor's histogram remembers
 HOUR = 3600
+VARIANTS = 3  # of an edit
 
 TITLE = """# Between the extremes
 These models were trained on two ends only, say thin strokes and thick ones. Guided towards *both* ends at once, they
-draw the middle, which nobody showed them. Choose where, and see what comes out."""
+generate the middle, which nobody showed them. Choose where, and see what comes out."""
 
 # Keeps the address of the page, also of the one that a Space is embedded in, in step with its settings.
 SHOW_QUERY = """(query) => {
@@ -66,47 +66,7 @@ def plain_errors() -> Iterator[None]:
         raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
 
-# ---- What the controls mean -----------------------------------------------------------------------------------------
-
-
-def settings_of(
-    name: str,
-    first: float,
-    second: float,
-    even: bool,
-    scale: float,
-    steps: int,
-    sampler: str,
-    images: int,
-    seed: int | None,
-    guide_first: bool = True,
-    guide_second: bool = True,
-) -> tuple[Model, Settings]:
-    """What the controls are set to, in the words of an address, so that both are checked in the same way."""
-    aims = (first if guide_first else "free", second if guide_second else "free")
-    said = dict(zip(MODELS[name].attributes if name in MODELS else (), aims, strict=False))
-    said |= {"pipeline": name, "even": even, "scale": scale, "steps": steps}
-    model, settings, problems = from_query(said | {"sampler": sampler, "images": images, "seed": seed})
-    with plain_errors():
-        if problems:
-            raise ValueError(problems[0])
-    return model, settings
-
-
-def call_of(model: Model, settings: Settings) -> dict[str, Any]:
-    """Arguments of the pipeline's call."""
-    targets = {name: "uniform" if settings.even else aim for name, aim in settings.targets.items() if aim is not None}
-    return {
-        "target": targets or None,
-        "guidance_scale": settings.scale,
-        "num_inference_steps": settings.steps,
-        "sampler": settings.sampler,
-        "calibration": "nearest" if model.calibration(settings.sampler) else None,
-    }
-
-
-def is_preview(step: Step) -> bool:
-    return step.strengths is None and step.number % math.ceil(step.total / PREVIEWS) == 0
+# ---- What is said of images -----------------------------------------------------------------------------------------
 
 
 def status(words: str, step: Step | None = None) -> str:
@@ -122,274 +82,290 @@ def step_status(step: Step) -> str:
 
 def said(model: Model, attribute: str) -> str:
     """Whose numbers those below an image are."""
-    return f"{attribute}, measured" if attribute in model.measures else f"{attribute}, as the classifiers see it"
+    return "measured" if attribute in model.evaluators else "as the classifiers see it"
 
 
-def caption(strengths: dict[str, np.ndarray], number: int) -> str:
-    values = [value[number] for value in strengths.values()]
-    return ", ".join("unclear" if np.isnan(value) else f"{value:.2f}" for value in values)
+def caption(values: dict[str, np.ndarray], place: int) -> str:
+    return ", ".join(said_value(value[place]) for value in values.values())
 
 
-def histograms(model: Model, settings: Settings, clicks: list[dict[str, Any]]) -> str:
-    """One per attribute, of all images that this visitor drew with this pipeline."""
-    pages = []
+def histograms(settings: Settings, clicks: list[dict[str, Any]]) -> str:
+    """One per attribute, of all images that this visitor generated with this pipeline."""
+    model, call, pages = settings.model, settings.call(), []
     for attribute, ends in model.attributes.items():
         current: list[float] = []
         earlier: list[float] = []
         for click in clicks:
-            same = click["call"] == (model.name, call_of(model, settings))
-            (current if same else earlier).extend(click["strengths"][attribute])
-        requested = (call_of(model, settings)["target"] or {}).get(attribute)
-        pages.append(histogram(said(model, attribute), ends, current, earlier, requested, model.gap))
+            (current if click["call"] == call else earlier).extend(click["values"][attribute])
+        requested, gap = (call["target"] or {}).get(attribute), model.card["gap"].get(attribute)
+        pages.append(histogram(f"{attribute}, {said(model, attribute)}", ends, current, earlier, requested, gap))
     return "".join(pages)
+
+
+def figure(model: Model, sweep: Sweep) -> str:
+    page = sweep_figure(sweep, model.attributes[sweep.along], model.card["gap"].get(sweep.along))
+    return f'{page}<p class="note">Requested {sweep.along}, and in bold {said(model, sweep.along)}.</p>'
 
 
 # ---- What the buttons do --------------------------------------------------------------------------------------------
 
 
-def generate(
-    name: str,
-    first: float,
-    second: float,
-    even: bool,
-    scale: float,
-    steps: int,
-    sampler: str,
-    images: int,
-    seed: int | None,
-    guide_first: bool,
-    guide_second: bool,
-    clicks: list[dict[str, Any]],
-) -> Iterator[tuple[Any, ...]]:
-    """Draw images at the strengths asked for: gallery, status, histograms, what was measured so far."""
-    model, settings = settings_of(
-        name, first, second, even, scale, steps, sampler, images, seed, guide_first, guide_second
-    )
-    call = call_of(model, settings)
-    seeds = [stream_seed(settings.seed, number) for number in range(settings.images)]
+def generate(settings: Settings, clicks: Sequence[dict[str, Any]] = ()) -> Iterator[tuple[Any, ...]]:
+    """Generate images at the values asked for: gallery, status, histograms, what was measured so far."""
+    call = settings.call()
     started = time.monotonic()
-    with plain_errors():
-        for step in sample(name, seeds, **call):
-            if is_preview(step):
-                yield to_pil(step.images), step_status(step), gr.skip(), gr.skip()
-            if step.strengths is None:
-                continue
-            # The same click again draws the same images, which count once.
-            click = {"call": (name, call), "seed": settings.seed, "strengths": step.strengths}
-            others = [old for old in clicks if (old["call"], old["seed"]) != (click["call"], click["seed"])]
-            clicks = [*(old for old in others if old["call"][0] == name), click][-KEPT:]
-            words = f"{settings.images} images in {time.monotonic() - started:.1f} s, seed {settings.seed}"
-            captioned = [(one, caption(step.strengths, n)) for n, one in enumerate(to_pil(step.images))]
-            yield captioned, status(words), histograms(model, settings, clicks), clicks
+    for step in sample(seeds=settings.seeds(), **call):
+        if step.values is None:
+            yield to_pil(step.images), step_status(step), gr.skip(), gr.skip()
+            continue
+        # The same click again generates the same images, which count once.
+        click = {"call": call, "seed": settings.seed, "values": step.values}
+        others = [old for old in clicks if (old["call"], old["seed"]) != (call, settings.seed)]
+        kept = [*(old for old in others if old["call"]["name"] == call["name"]), click][-KEPT:]
+        words = f"{settings.images} images in {time.monotonic() - started:.1f} s, seed {settings.seed}"
+        captioned = [(one, caption(step.values, place)) for place, one in enumerate(to_pil(step.images))]
+        yield captioned, status(words), histograms(settings, kept), kept
 
 
-def example(*values: Any) -> tuple[Any, str, str]:
-    """What `generate` ends with, for a visitor who has drawn nothing yet."""
-    *_, (pictures, words, page, _) = generate(*values, [])
-    return pictures, words, page
-
-
-def sweep(
-    name: str,
-    first: float,
-    second: float,
-    even: bool,
-    scale: float,
-    steps: int,
-    sampler: str,
-    images: int,
-    seed: int | None,
-    guide_first: bool,
-    guide_second: bool,
-    along: str,
-    frames: int,
-) -> Iterator[tuple[Any, ...]]:
-    """One seed from one end of an attribute to the other: strip, GIF, both as files, captions, status."""
-    model, settings = settings_of(
-        name, first, second, False, scale, steps, sampler, images, seed, guide_first, guide_second
-    )
-    along = along if along in model.attributes else next(iter(model.attributes))
-    call = call_of(model, settings)
-    call["target"] = {**(call["target"] or {}), along: "uniform"}
+def sweep(settings: Settings, along: str, frames: int) -> Iterator[tuple[Any, ...]]:
+    """One seed from one end of an attribute to the other: figure, strip and GIF as files, status."""
+    if not settings.model.attributes:
+        raise ValueError("This pipeline has no attributes; expected one with classifiers.")
+    along = along if along in settings.model.attributes else next(iter(settings.model.attributes))
+    frames = number("frames", frames, 3, 15, whole=True)
+    call, requested = settings.sweep(along, frames)
     started = time.monotonic()
-    with plain_errors(), tempfile.TemporaryDirectory() as folder:
-        frames = number("frames", frames, 3, 15, whole=True)
-        for step in sample(name, [stream_seed(settings.seed, 0)] * frames, **call):
-            if is_preview(step):
-                yield strip(step.images), None, gr.skip(), gr.skip(), "", step_status(step)
-            if step.strengths is None:
-                continue
-            strip_path, gif_path = (Path(folder) / f"{name}-{along}-{settings.seed}.{end}" for end in ("png", "gif"))
-            strip(step.images).save(strip_path)
-            save_gif(step.images, gif_path)
-            cells = ""
-            for place, value in enumerate(step.strengths[along]):
-                measured = "–" if np.isnan(value) else f"{value:.2f}"
-                cells += f"<div>{(place + 0.5) / frames:.2f}<b>{measured}</b></div>"
-            captions = f'<div class="frames">{cells}</div>'
-            captions += f'<p class="note">Above what was asked for, below in bold {said(model, along)}.</p>'
-            words = status(f"{frames} images in {time.monotonic() - started:.1f} s, seed {settings.seed}")
-            files = [gr.update(value=str(path), interactive=True) for path in (strip_path, gif_path)]
-            # When Gradio asks for more it has its own copies, and this folder goes.
-            yield str(strip_path), str(gif_path), *files, captions, words
+    for step in sample(**call):
+        values = [] if step.values is None else list(step.values[along])
+        shown = figure(settings.model, Sweep(along, step.images, requested, values))
+        if step.values is None:
+            yield shown, gr.skip(), gr.skip(), step_status(step)
+            continue
+        words = status(f"{frames} images in {time.monotonic() - started:.1f} s, seed {settings.seed}")
+        # When Gradio asks for more it has its own copies, and the folder of these goes.
+        with tempfile.TemporaryDirectory() as folder:
+            yield shown, *sweep_files(folder, f"{settings.model.name}-{along}-{settings.seed}", step.images), words
+
+
+def sweep_files(folder: str | Path, name: str, images: np.ndarray) -> list[Any]:
+    """Strip and GIF of a sweep, for their buttons."""
+    strip, gif = (Path(folder) / f"{name}.{ending}" for ending in ("png", "gif"))
+    image_grid(to_pil(images), columns=len(images), zoom=max(1, 128 // images.shape[1])).save(strip)
+    save_gif(images, gif)
+    return [gr.update(value=str(path), interactive=True) for path in (strip, gif)]
 
 
 def edit_picture(
-    name: str,
-    first: float,
-    second: float,
-    steps: int,
-    seed: int | None,
-    guide_first: bool,
-    guide_second: bool,
-    picture: dict[str, Any] | None,
-    strength: float,
-    scale: float,
-) -> Iterator[tuple[Any, str]]:
-    """Move the attributes of a picture to the sliders' strengths: the picture and three variants, status."""
+    settings: Settings, picture: dict[str, Any] | None, strength: float, scale: float | None, steps: int
+) -> Iterator[tuple[Any, ...]]:
+    """Move the attributes of a picture to the sliders' targets: before and after, variants, status."""
     if picture is None or picture["composite"] is None:
-        raise gr.Error("There is no picture yet; draw one or upload a file.", print_exception=False)
-    model, settings = settings_of(
-        name, first, second, False, scale, steps, SAMPLERS[0], 3, seed, guide_first, guide_second
-    )
-    targets = call_of(model, settings)["target"]
-    if targets is None:
-        raise gr.Error("No attribute is guided; tick one.", print_exception=False)
-    seeds = [stream_seed(settings.seed, number) for number in range(settings.images)]
+        raise ValueError("There is no picture yet; draw one or upload a file.")
+    targets = {name: aim for name, aim in settings.targets.items() if aim is not None}
+    if not targets:
+        raise ValueError("No attribute is guided; tick one.")
+    model, seeds = settings.model, replace(settings, images=VARIANTS).seeds()
     before = as_model_sees(model, picture["composite"])
-    captions = ["before"] * 4
-    with plain_errors():
-        call = {"target": targets, "strength": strength, "guidance_scale": settings.scale}
-        for step in edit(name, to_pil(before)[0], seeds, **call, num_inference_steps=settings.steps):
-            if not (is_preview(step) or step.strengths):
-                continue
-            words = step_status(step)
-            if step.strengths:
-                measured = {n: one(before) for n, one in model.measures.items()}
-                captions = [f"before: {caption(measured, 0)}" if measured else "before"]
-                captions += [f"after: {caption(step.strengths, number)}" for number in range(3)]
-                words = status("; ".join(said(model, attribute) for attribute in model.attributes))
-            pictures = to_pil(np.concatenate([before, step.images]))
-            yield list(zip(pictures, captions if step.strengths else ["before", "", "", ""], strict=True)), words
+    call = {"target": targets, "strength": strength, "guidance_scale": scale, "num_inference_steps": steps}
+    for step in edit(model.name, to_pil(before)[0], seeds, **call):
+        captions, words = [""] * VARIANTS, step_status(step)
+        if step.values:
+            captions = [caption(step.values, place) for place in range(VARIANTS)]
+            told = {name: one(before) for name, one in model.evaluators.items()}
+            was = f"before {caption(told, 0)}; after" if told else "after"
+            words = status(f"{', '.join(step.values)} {said(model, next(iter(step.values)))}: {was} {captions[0]}")
+        after = magnify(to_pil(step.images), CANVAS)
+        pair = (magnify(to_pil(before), CANVAS)[0], after[0])
+        yield pair, list(zip(after, captions, strict=True)), words
 
 
-def as_model_sees(model: Model, picture: Any) -> np.ndarray:
-    return fit(picture, model.pipe.unet.config.sample_size, model.pipe.unet.config.in_channels == 1)
+def compare(pair: tuple[Any, Any], variants: list[tuple[Any, str]], event: gr.SelectData) -> tuple[Any, Any]:
+    """The variant that was clicked, beside what it was made from."""
+    return pair[0], variants[event.index][0]
 
 
-def upload(name: str, path: str) -> Any:
+def as_model_sees(model: Model, picture: Image.Image) -> np.ndarray:
+    return fit(picture, model.pipe.image_size, model.pipe.channels)
+
+
+def upload(settings: Settings, path: str) -> Iterator[Image.Image]:
     """Put an uploaded picture on the canvas as the pipeline will see it."""
-    with plain_errors():
-        return to_pil(as_model_sees(MODELS[name], open_upload(path)), CANVAS)[0]
+    yield magnify(to_pil(as_model_sees(settings.model, open_upload(path))), CANVAS)[0]
 
 
-def use_a_sample(name: str) -> Any:
+def use_a_sample(settings: Settings) -> Iterator[Image.Image]:
     """Put an unguided sample, so one of the ends, on the canvas."""
-    *_, last = sample(name, [secrets.randbelow(MAX_SEED)], num_inference_steps=DEFAULT_STEPS)
-    return to_pil(last.images, CANVAS)[0]
+    call = {**settings.call(), "target": None}
+    *_, last = sample(seeds=[secrets.randbelow(MAX_SEED)], **call)
+    yield magnify(to_pil(last.images), CANVAS)[0]
 
 
-def draw_point(
-    name: str, first: float, second: float, scale: float, steps: int, sampler: str, seed: int | None
-) -> Iterator[tuple[Any, Any, str]]:
-    """The square of both attributes and the image there, where both are guided: square, image, status."""
-    model, settings = settings_of(name, first, second, False, scale, steps, sampler, 1, seed)
-    if len(model.attributes) < 2:
-        raise gr.Error("This pipeline has one attribute; choose one with two.", print_exception=False)
-    yield square(model.attributes, (first, second)), gr.skip(), status("")
-    with plain_errors():
-        for step in sample(name, [stream_seed(settings.seed, 0)], **call_of(model, settings)):
-            if is_preview(step):
-                yield gr.skip(), to_pil(step.images)[0], step_status(step)
-            if step.strengths:
-                found = tuple(float(value[0]) for value in step.strengths.values())
-                words = f"asked for {first:.2f}, {second:.2f} (cross); came out as {caption(step.strengths, 0)} (ring)"
-                yield square(model.attributes, (first, second), found), to_pil(step.images)[0], status(words)
+def generate_point(settings: Settings) -> Iterator[tuple[Any, ...]]:
+    """The square of the first two attributes and the image there: square, image, status."""
+    ends = dict(list(settings.model.attributes.items())[:2])
+    x, y = (settings.targets[name] for name in ends)
+    if x is None or y is None:
+        raise ValueError("One of the two attributes is left free; tick both.")
+    yield square(ends, (x, y)), gr.skip(), status("")
+    for step in sample(seeds=settings.seeds()[:1], **replace(settings, even=False).call()):
+        if step.values is None:
+            yield gr.skip(), to_pil(step.images)[0], step_status(step)
+            continue
+        found = tuple(float(step.values[name][0]) for name in ends)
+        words = f"requested {x:.2f}, {y:.2f} (cross); came out as {caption(step.values, 0)} (ring)"
+        yield square(ends, (x, y), found), to_pil(step.images)[0], status(words)
 
 
-def click_square(event: gr.SelectData) -> tuple[float, float]:
-    return point_in_square(*event.index)
+def click_square(event: gr.SelectData) -> list[Any]:
+    """Both targets there, and both guided."""
+    return [*point_in_square(*event.index), True, True]
 
 
 # ---- What is shown of a pipeline ------------------------------------------------------------------------------------
 
 
-def show(model: Model, settings: Settings) -> dict[Any, Any]:
+def show(settings: Settings, problems: Sequence[str] = ()) -> dict[Any, Any]:
     """Every control and output as it is when a pipeline has just been chosen."""
-    aims = {name: 0.5 if aim is None else aim for name, aim in settings.targets.items()}
-    sliders, boxes = ([gr.update(visible=False, value=value)] * 2 for value in (0.5, True))
-    for place, (attribute, (low, high)) in enumerate(model.attributes.items()):
-        guided = settings.targets[attribute] is not None
-        sliders[place] = gr.update(
-            label=f"{attribute}: {low} – {high}",
-            value=aims[attribute],
-            visible=True,
-            interactive=guided and not settings.even,
-        )
-        boxes[place] = gr.update(value=guided, visible=True)
-    names = list(model.attributes)
-    two = len(names) == 2
-    return {
+    model, opening = settings.model, settings.model.opening
+    page: dict[Any, Any] = {}
+    attributes = list(model.attributes.items())
+    for place, (target, guided) in enumerate(zip(targets, guides, strict=True)):
+        page |= {target: gr.update(visible=False), guided: gr.update(visible=False)}
+        if place < len(attributes):
+            name, (low, high) = attributes[place]
+            aim = settings.targets[name]
+            page[target] = gr.update(
+                label=f"{name}: {low} – {high}",
+                value=0.5 if aim is None else aim,
+                visible=True,
+                interactive=aim is not None and not settings.even,
+            )
+            page[guided] = gr.update(value=aim is not None, visible=True)
+    words = "Press Generate."
+    if problems:
+        words = "<br>".join(f"In the address, {html.escape(problem)} The default is used." for problem in problems)
+    elif opening:
+        words = f"Generated beforehand from one seed: {opening.along} requested → {said(model, opening.along)}. "
+        words += "Press Generate for your own."
+    tuned = model.pipe.config["sampling_defaults"]
+    editing = {"num_inference_steps": 50, "guidance_scale": None, "strength": 0.5} | tuned.get("edit", {})
+    names, two = [name for name, _ in attributes], len(attributes) > 1
+    point = [0.5 if aim is None else aim for aim in settings.targets.values()][:2]
+    return page | {
         chooser: model.name,
-        note: describe(model, settings.sampler),
-        first: sliders[0],
-        second: sliders[1],
-        guide_first: boxes[0],
-        guide_second: boxes[1],
+        note: describe(settings),
         even: settings.even,
         scale: settings.scale,
         steps: settings.steps,
-        sampler: settings.sampler,
+        scheduler: gr.update(
+            value=settings.scheduler,
+            choices=[(name if name in tuned else f"{name}, not tuned: needs a scale", name) for name in SCHEDULERS],
+        ),
         images: settings.images,
         seed: settings.seed,
-        gallery: [],
-        generate_status: status("Press Generate."),
-        measured: histograms(model, settings, []),
+        gallery: opened(opening) if opening else [],
+        generate_status: status(words),
+        measured: histograms(settings, []),
         clicks: [],
-        along: gr.update(choices=names, value=names[0], visible=two),
-        sweep_strip: None,
-        sweep_gif: None,
+        sweep_tab: gr.update(visible=bool(names)),
+        along: gr.update(choices=names, value=opening.along if opening else next(iter(names), None), visible=two),
+        swept: figure(model, opening) if opening else "",
         strip_file: gr.update(interactive=False),
         gif_file: gr.update(interactive=False),
-        sweep_captions: "",
-        sweep_status: status("Press Sweep."),
+        sweep_status: status("Generated beforehand: move the slider. Press Sweep for your own." if opening else ""),
+        edit_tab: gr.update(visible=bool(names)),
         canvas: blank_canvas(),
-        edit_strength: model.edit_strength,
-        edit_scale: min(30.0, model.pipe.config["default_guidance_scale"]),
+        edit_strength: editing["strength"],
+        edit_scale: editing["guidance_scale"],
+        edit_steps: editing["num_inference_steps"],
+        comparison: None,
         edited: [],
         edit_status: status(""),
         two_tab: gr.update(visible=two),
-        plane: square(model.attributes, tuple(aims.values())) if two else None,
+        plane: square(dict(attributes[:2]), (point[0], point[1])) if two else None,
         point_image: None,
         point_status: status(""),
-        **{dataset: gr.update(visible=name == model.name) for name, dataset in examples.items()},
     }
 
 
-def describe(model: Model, sampler: str) -> str:
-    """A pipeline, and what its sliders' numbers mean with this sampler."""
-    if calibration := model.calibration(sampler):
-        meaning = "Calibrated: the sliders ask for measured strengths. That was measured with "
+def opened(opening: Sweep) -> list[tuple[Image.Image, str]]:
+    told = zip(opening.requested, opening.values, strict=True)
+    captions = [f"{requested:.2f} → {said_value(value)}" for requested, value in told]
+    return list(zip(to_pil(opening.images), captions, strict=True))
+
+
+def describe(settings: Settings) -> str:
+    """A pipeline, and what its sliders' numbers mean with this scheduler."""
+    if calibration := settings.model.calibration(settings.scheduler):
+        meaning = "Calibrated: the sliders ask for measured values. That was measured with "
         meaning += (
             f"{calibration['num_inference_steps']} steps at a guidance scale of {calibration['guidance_scale']:g}"
         )
-        meaning += ", each attribute guided alone." if len(model.attributes) > 1 else "."
+        meaning += ", each attribute guided alone." if len(settings.model.attributes) > 1 else "."
     else:
-        meaning = "Not calibrated with this sampler: the sliders say what the classifiers are to see."
-    return f"{model.note} {meaning}".strip()
+        meaning = "Not calibrated with this scheduler: the sliders say what the classifiers are to see."
+    return f"{settings.model.card['note']} {meaning}".strip()
 
 
 def blank_canvas() -> dict[str, Any]:
-    black = to_pil(np.zeros((1, CANVAS, CANVAS, 3), dtype=np.uint8))[0]
+    black = Image.new("RGB", (CANVAS, CANVAS))
     return {"background": black, "layers": [], "composite": black}
 
 
-def address(*values: Any) -> Any:
-    """What the controls are set to, unless one of them is just being typed in."""
+def card_pictures() -> str:
+    """Style of the choice of pipelines: a picture on each card, low end, middle and high end where there are some."""
+    rules = []
+    for number_, model in enumerate(MODELS.values(), 1):
+        if model.opening:
+            images = model.opening.images
+            ends = to_pil(images[[0, len(images) // 2, -1]])
+            picture = image_grid(ends, columns=3, zoom=1, gap=0)
+        elif model.picture:
+            picture = ImageOps.fit(Image.open(model.picture), (288, 96), centering=(0, 0))
+        else:
+            continue
+        rules.append(f"#pipelines label:nth-of-type({number_})::before {{background-image: url({data_url(picture)})}}")
+    return "\n".join(rules)
+
+
+# ---- From the controls to settings and back -------------------------------------------------------------------------
+
+
+def read_controls(values: dict[Any, Any]) -> Settings:
+    """What the controls are set to, said in the words of an address, so that both are checked in the same way."""
+    query = {name: values[control] for name, control in controls.items()}
+    model = MODELS.get(query["pipeline"])
+    for name, target, guided in zip(model.attributes if model else (), targets, guides, strict=False):
+        query[name] = values[target] if values[guided] else "free"
+    return checked(query)
+
+
+def checked(query: dict[str, Any]) -> Settings:
+    settings, problems = from_query(query)
+    if problems:
+        raise ValueError(problems[0])
+    return settings
+
+
+def address(values: dict[Any, Any]) -> Any:
+    """That of what the controls are set to, unless one of them is just being typed in."""
     try:
-        return to_query(*settings_of(*values))
-    except gr.Error:
+        return read_controls(values).query()
+    except ValueError:
         return gr.skip()
+
+
+def choose(name: str) -> dict[Any, Any]:
+    return show(defaults(MODELS[name]))
+
+
+def choose_scheduler(name: str, scheduler: str) -> tuple[str, float | None, int]:
+    settings = defaults(MODELS[name], scheduler)
+    return describe(settings), settings.scale, settings.steps
+
+
+def read_address(request: gr.Request) -> dict[Any, Any]:
+    return show(*from_query(request.query_params))
 
 
 def can_move(even: bool, *guided: bool) -> list[Any]:
@@ -397,17 +373,38 @@ def can_move(even: bool, *guided: bool) -> list[Any]:
     return [gr.update(interactive=guide and not even) for guide in guided]
 
 
-def choose(name: str) -> dict[Any, Any]:
-    return show(MODELS[name], defaults(MODELS[name]))
+def serve_generate(settings: dict[str, Any]) -> Iterator[Any]:
+    """Images, status and histograms for settings that are named as in an address, such as {"seed": 3}."""
+    with plain_errors():
+        for *shown, _ in generate(served(settings)):
+            yield shown
 
 
-def read_address(request: gr.Request) -> dict[Any, Any]:
-    model, settings, problems = from_query(request.query_params)
-    page = show(model, settings)
-    if problems:
-        lines = [f"In the address, {html.escape(problem)} The default is used." for problem in problems]
-        page[generate_status] = status("<br>".join(lines))
-    return page
+def serve_sweep(settings: dict[str, Any], along: str, frames: int) -> Iterator[Any]:
+    """Figure, strip, GIF and status of a sweep, for settings that are named as in an address."""
+    with plain_errors():
+        yield from sweep(served(settings), along, frames)
+
+
+def served(query: Any) -> Settings:
+    """Settings that came through the API."""
+    if not isinstance(query, dict):
+        raise ValueError("settings is no object; expected one such as {'seed': 3}.")
+    settings = checked(query)
+    unknown = [name for name in query if name not in {*controls, *settings.targets}]
+    if unknown:
+        raise ValueError(f"settings has {unknown[0][:20]!r}; expected some of {[*controls, *settings.targets]}.")
+    return settings
+
+
+def handle(event: Any, handler: Callable[..., Any], others: list[Any], outputs: Any, **options: Any) -> Any:
+    """Let an event of the page call `handler(settings, *others)`, and show what it yields."""
+
+    def run(values: dict[Any, Any]) -> Iterator[Any]:
+        with plain_errors():
+            yield from handler(read_controls(values), *(values[one] for one in others))
+
+    return event(run, {*everything, *others}, outputs, api_visibility="private", **options)
 
 
 # ---- The page -------------------------------------------------------------------------------------------------------
@@ -427,29 +424,31 @@ THEME = gr.themes.Base(
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover_dark="*primary_800",
 )
-CSS = Path(__file__).with_name("style.css")
 PIXELS = {"format": "png", "show_label": False, "elem_classes": "pixels"}  # few of them, and each is to be seen
 BUTTONS = ["download", "fullscreen"]
 
-start = next(iter(MODELS.values()))
-usual = defaults(start)
+usual = defaults(next(iter(MODELS.values())))
 
 with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cache=(HOUR // 6, HOUR)) as demo:
     gr.Markdown(TITLE, elem_id="title")
+    chooser = gr.Radio(
+        [(model.card["name"], name) for name, model in MODELS.items()],
+        value=usual.model.name,
+        label="Pipeline",
+        visible=len(MODELS) > 1,
+        elem_id="pipelines",
+    )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
-            chooser = gr.Radio(list(MODELS), value=start.name, label="Pipeline", visible=len(MODELS) > 1)
             note = gr.Markdown(elem_classes="note")
-            first = gr.Slider(0, 1, 0.5, step=0.01, elem_id="first")
-            guide_first = gr.Checkbox(True, label="guided", elem_id="guide_first", elem_classes="guide")
-            second = gr.Slider(0, 1, 0.5, step=0.01, elem_id="second", visible=False)
-            guide_second = gr.Checkbox(
-                True, label="guided", elem_id="guide_second", elem_classes="guide", visible=False
-            )
+            targets, guides = [], []
+            for place in range(max(2, *(len(model.attributes) for model in MODELS.values()))):
+                targets.append(gr.Slider(0, 1, 0.5, step=0.01, visible=False, elem_id=f"target_{place}"))
+                guides.append(gr.Checkbox(True, label="guided", visible=False, elem_id=f"guided_{place}"))
             with gr.Accordion("Sampling", open=False):
                 scale = gr.Number(usual.scale, label="Guidance scale: how strongly", minimum=0, maximum=MAX_SCALE)
                 steps = gr.Slider(1, MAX_STEPS, usual.steps, step=1, label="Steps")
-                sampler = gr.Radio(list(SAMPLERS), value=usual.sampler, label="Sampler")
+                scheduler = gr.Dropdown(list(SCHEDULERS), value=usual.scheduler, label="Scheduler")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
             gr.Markdown("The address of this page keeps these settings: share it.", elem_classes="note")
 
@@ -470,66 +469,24 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                     clear_button = gr.Button("Empty the histogram", size="sm", scale=0, min_width=170)
                 clicks = gr.State([], time_to_live=HOUR)
                 query = gr.Textbox(visible=False)
-                controls = [
-                    chooser,
-                    first,
-                    second,
-                    even,
-                    scale,
-                    steps,
-                    sampler,
-                    images,
-                    seed,
-                    guide_first,
-                    guide_second,
-                ]
-                examples = {}
-                for name, model in MODELS.items():
-                    own = defaults(model)
-                    rest = [own.scale, own.steps, own.sampler]
-                    guided = [aim is not None for aim in [*own.targets.values(), 0.5][:2]]
-                    examples[name] = gr.Examples(
-                        [
-                            [name, 0.5, 0.5, False, *rest, 4, 0, *guided],
-                            [name, 0.3, 0.7, False, *rest, 8, 1, *guided],
-                            [name, 0.5, 0.5, True, *rest, 8, 2, *guided],
-                        ],
-                        controls,
-                        [gallery, generate_status, measured],
-                        example,
-                        cache_examples=True,
-                        cache_mode="lazy",  # computed when someone first asks, not while the Space starts
-                        example_labels=["four from the middle", "eight nearer to one end", "eight spread evenly"],
-                        label="Examples",
-                        api_visibility="private",
-                        visible=name == start.name,
-                    ).dataset
 
-            with gr.Tab("Sweep"):
+            with gr.Tab("Sweep") as sweep_tab:
                 gr.Markdown("One seed, from one end of an attribute to the other.", elem_classes="note")
+                swept = gr.HTML(js_on_load=SCRUB, elem_id="sweep")
                 with gr.Row(equal_height=True):
                     known = sorted({name for model in MODELS.values() for name in model.attributes})
-                    along = gr.Radio(known, value=known[0], label="Along", visible=False)
+                    along = gr.Radio(known, value=next(iter(known), None), label="Along", visible=False)
                     frames = gr.Slider(3, 15, 9, step=1, label="Images")
-                sweep_button = gr.Button("Sweep", variant="primary")
+                with gr.Row():
+                    sweep_button = gr.Button("Sweep", variant="primary", min_width=120)
+                    strip_file = gr.DownloadButton("Download strip", interactive=False, min_width=120)
+                    gif_file = gr.DownloadButton("Download GIF", interactive=False, min_width=120)
                 sweep_status = gr.HTML(status(""))
-                sweep_strip = gr.Image(
-                    image_mode=None, elem_id="strip", buttons=[], alt_text="The images in a row", **PIXELS
-                )
-                sweep_captions = gr.HTML()
-                with gr.Row(equal_height=False):
-                    sweep_gif = gr.Image(
-                        height=280, elem_id="gif", buttons=[], alt_text="The images there and back", **PIXELS
-                    )
-                    with gr.Column(min_width=200):
-                        strip_file = gr.DownloadButton("Download strip", interactive=False, elem_id="strip_file")
-                        gif_file = gr.DownloadButton("Download GIF", interactive=False, elem_id="gif_file")
 
-            with gr.Tab("Edit"):
+            with gr.Tab("Edit") as edit_tab:
                 gr.Markdown(
-                    "Draw a picture, upload one, or use a sample. It goes part of the way back to noise and "
-                    "returns guided to where the slider points. Here the slider always says what the classifiers are "
-                    "to see.",
+                    "Draw a picture, upload one, or use a sample. It goes part of the way back to noise and returns "
+                    "guided to where the sliders point. Here they always say what the classifiers are to see.",
                     elem_classes="note",
                 )
                 with gr.Row(equal_height=False):
@@ -553,19 +510,28 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                             endings = [f".{ending.lower()}" for ending in (*FORMATS, "jpg")]
                             upload_button = gr.UploadButton("Upload", file_types=endings, min_width=100)
                             sample_button = gr.Button("Use a sample", min_width=100)
-                    with gr.Column(min_width=300):
                         edit_strength = gr.Slider(0.05, 1, 0.5, step=0.05, label="How far back to noise")
-                        edit_scale = gr.Number(30, label="Guidance scale of editing", minimum=0, maximum=MAX_SCALE)
+                        edit_scale = gr.Number(None, label="Guidance scale of editing", minimum=0, maximum=MAX_SCALE)
+                        edit_steps = gr.Slider(1, MAX_STEPS, 50, step=1, label="Steps of editing")
+                    with gr.Column(min_width=300):
                         edit_button = gr.Button("Edit", variant="primary")
                         edit_status = gr.HTML(status(""))
+                        comparison = gr.ImageSlider(
+                            type="pil", interactive=False, elem_id="comparison", buttons=BUTTONS, **PIXELS
+                        )
                         edited = gr.Gallery(
-                            columns=2, height="auto", object_fit="contain", elem_id="edited", buttons=BUTTONS, **PIXELS
+                            type="pil",
+                            columns=VARIANTS,
+                            height="auto",
+                            allow_preview=False,
+                            interactive=False,
+                            elem_id="edited",
+                            **PIXELS,
                         )
 
             with gr.Tab("Two attributes", visible=False) as two_tab:
                 gr.Markdown(
-                    "Click in the square, or move the sliders and press Draw: one seed, wherever you point, and both "
-                    "attributes guided.",
+                    "Click in the square, or move the sliders and press the button: one seed, wherever you point.",
                     elem_classes="note",
                 )
                 with gr.Row(equal_height=False):
@@ -580,7 +546,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                         alt_text="A square, one attribute across, the other upwards",
                     )
                     with gr.Column(min_width=300):
-                        point_button = gr.Button("Draw", variant="primary")
+                        point_button = gr.Button("Generate there", variant="primary")
                         point_status = gr.HTML(status(""))
                         point_image = gr.Image(
                             image_mode=None,
@@ -591,79 +557,62 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                             **PIXELS,
                         )
 
+    controls = {
+        "pipeline": chooser,
+        "even": even,
+        "scale": scale,
+        "steps": steps,
+        "scheduler": scheduler,
+        "images": images,
+        "seed": seed,
+    }
+    everything = {*controls.values(), *targets, *guides}
     # One limit for all that samples, whichever tab it is on.
-    sampling = {"concurrency_id": "sampling", "concurrency_limit": AT_ONCE, "show_progress": "minimal"}
+    limit = {"concurrency_id": "sampling", "concurrency_limit": AT_ONCE}
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    drawn = [gallery, generate_status, measured, clicks]
-    everything = list(show(start, usual))
 
-    def clear(shown: gr.HTML) -> dict[str, Any]:
-        """After an error no bar says that something is still going on."""
-        return {"fn": lambda: status(""), "outputs": shown, **quick}
+    def run(event: Any, handler: Any, others: list[Any], outputs: list[Any], shown: gr.HTML) -> None:
+        """`handle` what samples; after an error no bar says that something is still going on."""
+        progress = {"show_progress": "minimal", "show_progress_on": shown}
+        handle(event, handler, others, outputs, **progress, **limit).failure(lambda: status(""), None, shown, **quick)
 
-    demo.load(read_address, None, everything, **quick)
-    chooser.input(choose, chooser, everything, **quick)
-    sampler.change(lambda name, sampler: describe(MODELS[name], sampler), [chooser, sampler], note, **quick)
-    gr.on(
-        [one.change for one in (even, guide_first, guide_second)],
-        can_move,
-        [even, guide_first, guide_second],
-        [first, second],
-        **quick,
-    )
-    gr.on([one.change for one in controls], address, controls, query, trigger_mode="always_last", **quick).success(
+    shows = list(show(usual))
+    demo.load(read_address, None, shows, **quick)
+    chooser.input(choose, chooser, shows, **quick)
+    scheduler.input(choose_scheduler, [chooser, scheduler], [note, scale, steps], **quick)
+    gr.on([one.change for one in (even, *guides)], can_move, [even, *guides], targets, **quick)
+    gr.on([one.change for one in everything], address, everything, query, trigger_mode="always_last", **quick).success(
         None, query, None, js=SHOW_QUERY
     )
 
-    generate_button.click(
-        generate, [*controls, clicks], drawn, api_name="generate", show_progress_on=generate_status, **sampling
-    ).failure(**clear(generate_status))
-    next_button.click(lambda seed: ((seed or 0) + 1) % (MAX_SEED + 1), seed, seed, **quick).then(
-        generate, [*controls, clicks], drawn, api_visibility="private", show_progress_on=generate_status, **sampling
-    ).failure(**clear(generate_status))
-    clear_button.click(
-        lambda *values: ([], histograms(*settings_of(*values), [])), controls, [clicks, measured], **quick
-    )
+    generated = [gallery, generate_status, measured, clicks]
+    run(generate_button.click, generate, [clicks], generated, generate_status)
+    next_seed = next_button.click(lambda seed: ((seed or 0) + 1) % (MAX_SEED + 1), seed, seed, **quick)
+    run(next_seed.then, generate, [clicks], generated, generate_status)
+    handle(clear_button.click, lambda settings: [([], histograms(settings, []))], [], [clicks, measured], queue=False)
+    run(sweep_button.click, sweep, [along, frames], [swept, strip_file, gif_file, sweep_status], sweep_status)
+    handle(upload_button.upload, upload, [upload_button], canvas, show_progress_on=edit_status)
+    run(sample_button.click, use_a_sample, [], [canvas], edit_status)
+    editing = [canvas, edit_strength, edit_scale, edit_steps]  # what a canvas sends is no larger than the canvas
+    run(edit_button.click, edit_picture, editing, [comparison, edited, edit_status], edit_status)
+    edited.select(compare, [comparison, edited], comparison, **quick)
+    clicked = plane.select(click_square, None, [*targets[:2], *guides[:2]], **quick)
+    for event in (clicked.then, point_button.click):
+        run(event, generate_point, [], [plane, point_image, point_status], point_status)
 
-    sweep_button.click(
-        sweep,
-        [*controls, along, frames],
-        [sweep_strip, sweep_gif, strip_file, gif_file, sweep_captions, sweep_status],
-        api_name="sweep",
-        show_progress_on=sweep_status,
-        **sampling,
-    ).failure(**clear(sweep_status))
-
-    upload_button.upload(
-        upload, [chooser, upload_button], canvas, api_visibility="private", show_progress_on=edit_status
-    )
-    sample_button.click(
-        use_a_sample, chooser, canvas, api_visibility="private", show_progress_on=edit_status, **sampling
-    )
-    edit_button.click(
-        edit_picture,
-        [chooser, first, second, steps, seed, guide_first, guide_second, canvas, edit_strength, edit_scale],
-        [edited, edit_status],
-        api_visibility="private",  # what a canvas sends is no larger than the canvas
-        show_progress_on=edit_status,
-        **sampling,
-    ).failure(**clear(edit_status))
-
-    point = [chooser, first, second, scale, steps, sampler, seed]
-    pointed = [plane, point_image, point_status]
-    plane.select(click_square, None, [first, second], **quick).then(
-        draw_point, point, pointed, api_visibility="private", show_progress_on=point_status, **sampling
-    ).failure(**clear(point_status))
-    point_button.click(
-        draw_point, point, pointed, api_name="point", show_progress_on=point_status, **sampling
-    ).failure(**clear(point_status))
+    # Without a trigger: for the API only.
+    served_settings = gr.JSON(visible=False)
+    gr.on([], serve_generate, served_settings, generated[:3], api_name="generate", **limit)
+    swept_files = [swept, strip_file, gif_file, sweep_status]
+    gr.on([], serve_sweep, [served_settings, along, frames], swept_files, api_name="sweep", **limit)
 
 demo.queue(max_size=MAX_WAITING, default_concurrency_limit=20)
 
 if __name__ == "__main__":
     demo.launch(
         theme=THEME,
-        css_paths=CSS,
+        css=card_pictures(),
+        css_paths=Path(__file__).with_name("style.css"),
         max_file_size=MAX_UPLOAD_BYTES,
         ssr_mode=False,
         footer_links=["api", "gradio", "settings"],

@@ -1,14 +1,22 @@
-"""What the page shows besides plain samples: strips, GIFs, histograms, the square of two attributes; and uploads."""
+"""What the page shows besides plain samples: sweeps, GIFs, histograms, the square of two attributes; and uploads."""
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from diffusers_multiguidance.utils.images import to_pil
+
+if TYPE_CHECKING:
+    from sampling import Sweep
 
 MAX_UPLOAD_BYTES = 5_000_000
 MAX_PIXELS = 16_000_000
@@ -22,23 +30,20 @@ ACCENT = "#d97706"
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # also for what Gradio's own components open; Pillow raises at twice as many
 
 
-def to_pil(images: np.ndarray, side: int | None = None) -> list[Image.Image]:
-    """(B, H, W, C) uint8 as PIL images; where `side` is given magnified to it, each pixel staying a square."""
-    pictures = [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in images]
-    return pictures if side is None else [one.resize((side, side), Image.Resampling.NEAREST) for one in pictures]
+def magnify(pictures: Sequence[Image.Image], side: int) -> list[Image.Image]:
+    """Pictures of that many pixels a side, each pixel staying a square."""
+    return [one.resize((side, side), Image.Resampling.NEAREST) for one in pictures]
 
 
-def strip(images: np.ndarray, side: int = 128, gap: int = 4) -> Image.Image:
-    """Images in a row, transparent in between."""
-    row = Image.new("RGBA", (len(images) * (side + gap) - gap, side))
-    for number, picture in enumerate(to_pil(images, side)):
-        row.paste(picture, (number * (side + gap), 0))
-    return row
+def data_url(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def save_gif(images: np.ndarray, path: Path, side: int = 256, milliseconds: int = 120) -> None:
     """The images there and back, for ever."""
-    frames = to_pil(images, side)
+    frames = magnify(to_pil(images), side)
     frames += frames[-2:0:-1]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
 
@@ -67,10 +72,58 @@ def open_upload(path: str | Path) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("RGB")
 
 
-def fit(picture: Image.Image, size: int, grey: bool) -> np.ndarray:
-    """(1, size, size, C) uint8: a picture as the pipeline sees it."""
-    small = ImageOps.fit(picture.convert("L" if grey else "RGB"), (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(small).reshape(1, size, size, -1)
+def fit(picture: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
+    """(1, H, W, C) uint8: a picture as a pipeline for images of that height and width sees it."""
+    small = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), size[::-1], Image.Resampling.LANCZOS)
+    return np.array(small).reshape(1, *size, channels)
+
+
+def sweep_figure(sweep: Sweep, ends: Sequence[str], gap: Sequence[float] | None) -> str:
+    """HTML of a large image and a slider under which all of them lie; `SCRUB` lets it move.
+
+    Args:
+        ends: what 0 and 1 mean.
+        gap: values that no training image had.
+    """
+    stage, cells, unseen = "", "", []
+    for place, (picture, requested) in enumerate(zip(to_pil(sweep.images), sweep.requested, strict=True)):
+        measured = said_value(sweep.values[place]) if sweep.values else ""
+        words = f"requested {requested:.2f}" + (f", came out as {measured}" if measured else "")
+        on = "on" if place == len(sweep.requested) // 2 else ""
+        image = f'<img src="{data_url(picture)}" alt="">'
+        stage += f'<div class="frame {on}" data-at="{place}">{image}<p>{words}</p></div>'
+        cells += f'<li class="{on}" data-at="{place}">{image}{requested:.2f}<b>{measured or "…"}</b></li>'
+        if gap and gap[0] < requested < gap[1]:
+            unseen.append(place)
+    if unseen:
+        cells += f'<li class="unseen" style="grid-column:{unseen[0] + 1} / {unseen[-1] + 2}">not in training</li>'
+    along, low, high = (html.escape(text) for text in (sweep.along, *ends))
+    last = len(sweep.requested) - 1
+    return f"""<figure class="sweep" style="--n:{last + 1}"><div class="stage">{stage}</div>
+<label><span>{low}</span><span>{high}</span>
+<input type="range" min="0" max="{last}" value="{(last + 1) // 2}" aria-label="{along}, from {low} to {high}"></label>
+<ol>{cells}</ol></figure>"""
+
+
+# Moves a sweep's slider in the browser: `element` is the gr.HTML around it.
+SCRUB = """
+const show = (range) => {
+    for (const one of element.querySelectorAll("[data-at]"))
+        one.classList.toggle("on", one.dataset.at === range.value);
+    range.setAttribute("aria-valuetext", element.querySelector(".frame.on p").innerText);
+};
+element.addEventListener("input", (event) => show(event.target));
+element.addEventListener("click", (event) => {
+    const cell = event.target.closest("li[data-at]"), range = element.querySelector("input");
+    if (!cell) return;
+    range.value = cell.dataset.at;
+    range.focus();
+    show(range);
+});"""
+
+
+def said_value(value: float) -> str:
+    return "unclear" if np.isnan(value) else f"{value:.2f}"
 
 
 def histogram(
@@ -79,7 +132,7 @@ def histogram(
     values: Sequence[float],
     earlier: Sequence[float],
     requested: float | str | None,
-    gap: tuple[float, float] | None,
+    gap: Sequence[float] | None,
 ) -> str:
     """HTML of a histogram over [0, 1], which takes its colours and its width from the page.
 
@@ -87,7 +140,7 @@ def histogram(
         title: whose values these are.
         ends: what 0 and 1 mean.
         values: of the current settings, NaN where not to be told.
-        earlier: of former settings, drawn paler.
+        earlier: of former settings, shown paler.
         requested: a number, "uniform", or None where nothing is.
         gap: values that no training image had.
     """
@@ -164,6 +217,6 @@ def square(
 
 
 def point_in_square(x: float, y: float) -> tuple[float, float]:
-    """The two strengths at a pixel of the square; beside it, those at its nearest edge."""
+    """The two values at a pixel of the square; beside it, those at its nearest edge."""
     across, upwards = (x - MARGIN) / (SQUARE - 2 * MARGIN), (SQUARE - MARGIN - y) / (SQUARE - 2 * MARGIN)
     return round(min(max(across, 0.0), 1.0), 2), round(min(max(upwards, 0.0), 1.0), 2)

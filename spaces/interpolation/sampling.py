@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,75 +21,61 @@ except ImportError:
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import ModelCard, snapshot_download
 from PIL import Image
 
-from diffusers_multiguidance.evaluation.evaluators import Measure, load_measure
+from diffusers_multiguidance.evaluation.evaluators import Evaluator, find_evaluator, load_evaluator
+from diffusers_multiguidance.generate import load_pipeline
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline, MultiGuidanceEditPipeline
+from diffusers_multiguidance.schedulers import create_scheduler, scheduler_name
 
-DEFAULT_STEPS = 20  # of sampling, unless a calibration was measured with fewer or more
-
-# What is known of the pipelines of the repository: a sentence, which strengths no training image had, and how far
-# back an edit has to go before this attribute can still move.
-KNOWN = {
-    "circles": ("One white circle. Training showed it in the left and in the right fifth only.", (0.2, 0.8), 0.85),
-    "circles-ends": (
-        "One white circle. Training showed it in the left and in the right fifth only, also to the classifiers.",
-        (0.2, 0.8),
-        0.85,
-    ),
-    "circles-drawn": (
-        "One white circle, seen left and right only, but guided by what was measured of drawn circles: nearer to its "
-        "target.",
-        (0.2, 0.8),
-        0.85,
-    ),
-    "circles-64": (
-        "One white circle at the paper's size, 64x64. Training showed it in the left and in the right fifth only.",
-        (0.2, 0.8),
-        0.85,
-    ),
-    "circles-xy": (
-        "One white circle. Training showed it in the four corners; what was measured of drawn circles guides it.",
-        (0.2, 0.8),
-        0.85,
-    ),
-    "digits": ("Handwritten digits. Training showed the thinnest and the thickest fifth only.", (0.2, 0.8), 0.5),
-    "digits-drawn": (
-        "Handwritten digits, seen thin and thick only, but guided by what was measured of drawn digits: nearer to "
-        "their target.",
-        (0.2, 0.8),
-        0.5,
-    ),
-    "faces": (
-        "Drawn faces. Training showed clear smiles and none, light hair and dark, nothing mild. "
-        "Guide the hair at a scale of about 20 only: with more, faces fall apart.",
-        None,
-        0.5,
-    ),
-}
+OPENING = Path(__file__).with_name("opening")  # what `opening.py` wrote
+PREVIEWS = 8  # of the images while they emerge
 
 
-@dataclass
+@dataclass(frozen=True)
+class Sweep:
+    """Images (N, H, W, C) uint8 of one seed along an attribute, by rising requested value."""
+
+    along: str
+    images: np.ndarray
+    requested: list[float]
+    values: list[float]  # what came out, NaN where it can't be told; empty while the images emerge
+
+
+@dataclass(frozen=True)
 class Model:
     """A pipeline with what belongs to it. Nobody writes to it after loading, so all users share it."""
 
-    name: str
-    note: str
-    gap: tuple[float, float] | None
-    edit_strength: float
+    name: str  # of its folder; the one in addresses
+    card: dict[str, Any]  # what its card says to this page: name, note, gap by attribute, picture
+    picture: Path | None
     pipe: MultiGuidanceDDPMPipeline
     edit: MultiGuidanceEditPipeline
-    attributes: dict[str, list[str]]  # those with two classes, two at most: each gets a slider
-    measures: dict[str, Measure]  # of those that can be measured
+    attributes: dict[str, list[str]]  # those with two classes: each gets a slider
+    evaluators: dict[str, Evaluator]  # of those that can be measured
+    opening: Sweep | None
 
-    def calibration(self, sampler: str) -> dict[str, Any] | None:
-        """That with about `DEFAULT_STEPS` steps of this sampler, where every attribute has one."""
+    def with_scheduler(self, name: str, straight: bool = False) -> MultiGuidanceDDPMPipeline:
+        """A pipeline of the same weights for one call: a scheduler that is exchanged would change all users' calls.
+
+        Args:
+            straight: whether "uniform" means just that, not the targets whose outcome is spread evenly.
+        """
+        own, known = self.pipe.scheduler, self.pipe.config["calibrations"]
+        parts = self.pipe.components | {
+            "scheduler": own if name == scheduler_name(own) else create_scheduler(name, own)
+        }
+        if straight:
+            known = {name: [{**one, "even_values": [0, 1]} for one in found] for name, found in known.items()}
+        defaults = self.pipe.config["sampling_defaults"]
+        return MultiGuidanceDDPMPipeline(**parts, sampling_defaults=defaults, calibrations=known)
+
+    def calibration(self, scheduler: str) -> dict[str, Any] | None:
+        """That of the first attribute with this scheduler, where every attribute has one."""
         known = self.pipe.config["calibrations"]
-        fitting = [[one for one in known.get(name, ()) if one["sampler"] == sampler] for name in self.attributes]
-        if not all(fitting):
-            return None
-        return min(fitting[0], key=lambda one: abs(one["num_inference_steps"] - DEFAULT_STEPS))
+        fitting = [[one for one in known.get(name, ()) if one["scheduler"] == scheduler] for name in self.attributes]
+        return fitting[0][0] if fitting and all(fitting) else None
 
 
 def load_models() -> dict[str, Model]:
@@ -106,30 +92,45 @@ def load_models() -> dict[str, Model]:
 
 def load_model(folder_or_id: str) -> Model:
     folder = Path(folder_or_id)
+    name = folder.name
     try:
         if not folder.is_dir():
             folder = Path(snapshot_download(folder_or_id))
-        pipe = MultiGuidanceDDPMPipeline.from_pretrained(folder)
+        pipe = load_pipeline(folder)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise SystemExit(
             f"MULTIGUIDANCE_PIPELINE has {folder_or_id!r}; expected a pipeline's folder or its id on the Hub: {reason}"
         ) from None
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-    edit = MultiGuidanceEditPipeline(**pipe.components)
-    for one in (pipe, edit):
-        one.set_progress_bar_config(disable=True)
-    attributes = {name: classes for name, classes in list(pipe.attributes.items())[:2] if len(classes) == 2}
+    settings = {key: pipe.config[key] for key in ("sampling_defaults", "calibrations")}
+    edit = MultiGuidanceEditPipeline(**pipe.components, **settings)
     # They come in the order of the alphabet, but a position runs across and a height upwards.
-    attributes = dict(sorted(attributes.items(), key=lambda item: item[0] != "position"))
-    measures = {}
+    ordered = sorted(pipe.attributes.items(), key=lambda item: item[0] != "position")
+    attributes = {attribute: classes for attribute, classes in ordered if len(classes) == 2}
+    evaluators = {}
     for attribute in attributes:
-        evaluator = folder / "evaluators" / attribute
-        if evaluator.is_dir() or attribute in ("position", "height", "thickness"):
-            measures[attribute] = load_measure(str(evaluator) if evaluator.is_dir() else attribute)
-    name = Path(folder_or_id).name
-    note, gap, edit_strength = KNOWN.get(name, ("", None, 0.5))
-    return Model(name, note, gap, edit_strength, pipe, edit, attributes, measures)
+        try:
+            evaluators[attribute] = load_evaluator(find_evaluator(folder, attribute))
+        except ValueError:
+            continue  # the classifiers have to tell
+    card = {"name": name, "note": "", "gap": {}}
+    if (folder / "README.md").is_file():
+        card |= ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("multiguidance") or {}
+    picture = folder / card["picture"] if card.get("picture") else None
+    return Model(name, card, picture, pipe, edit, attributes, evaluators, load_opening(name))
+
+
+def load_opening(name: str) -> Sweep | None:
+    """What is shown of a pipeline before anyone has generated anything."""
+    known = json.loads((OPENING / "values.json").read_text()) if (OPENING / "values.json").is_file() else {}
+    if name not in known:
+        return None
+    entry = known[name]
+    with Image.open(OPENING / f"{name}.png") as strip:
+        pixels = np.asarray(strip)
+    images = np.stack(np.split(np.atleast_3d(pixels), len(entry["requested"]), axis=1))
+    values = [math.nan if value is None else value for value in entry["values"]]
+    return Sweep(entry["along"], images, entry["requested"], values)
 
 
 @dataclass
@@ -139,64 +140,39 @@ class Step:
     number: int
     total: int
     images: np.ndarray  # (B, H, W, C) uint8
-    strengths: dict[str, np.ndarray] | None = None  # (B,) by attribute, once the images are finished
+    values: dict[str, np.ndarray] | None = None  # (B,) by attribute, once the images are finished
 
 
 MODELS = load_models()
 
 
 @on_gpu
-def sample(name: str, seeds: list[int], **call: Any) -> Iterator[Step]:
-    """Draw one image per seed; `call` goes to the pipeline."""
-    yield from _steps(MODELS[name], MODELS[name].pipe, seeds, batch_size=len(seeds), **call)
+def sample(name: str, scheduler: str, seeds: list[int], straight: bool = False, **call: Any) -> Iterator[Step]:
+    """Generate one image per seed; see `Model.with_scheduler`; `call` goes to the pipeline."""
+    pipe = MODELS[name].with_scheduler(scheduler, straight)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    yield from _previews(MODELS[name], pipe.denoise(len(seeds), generator=generators, **call))
 
 
 @on_gpu
 def edit(name: str, image: Image.Image, seeds: list[int], **call: Any) -> Iterator[Step]:
     """Edit an image once per seed; `call` goes to the pipeline."""
-    yield from _steps(MODELS[name], MODELS[name].edit, seeds, image=[image] * len(seeds), **call)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    yield from _previews(MODELS[name], MODELS[name].edit.denoise([image] * len(seeds), generator=generators, **call))
 
 
-def _steps(model: Model, pipe: Any, seeds: list[int], **call: Any) -> Iterator[Step]:
-    """Run a pipeline in a thread of its own, to show its images while they emerge."""
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    abandoned = threading.Event()
-
-    def on_step(pipe: Any, step: int, timestep: int, tensors: dict[str, torch.Tensor]) -> None:
-        if abandoned.is_set():
-            raise InterruptedError
-        total = max(1, round(call.get("strength", 1) * call["num_inference_steps"]))
-        images = (tensors["sample"].clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).cpu().numpy()
-        events.put(Step(step + 1, total, to_uint8(images)))
-
-    def run() -> None:
-        try:
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            events.put(pipe(**call, generator=generators, output_type="np", callback_on_step_end=on_step))
-        except Exception as error:
-            events.put(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        while isinstance(event := events.get(), Step):
-            step = event
-            yield step
-        if isinstance(event, Exception):
-            raise event
-    finally:
-        abandoned.set()  # all is done, or whoever waited for it has left
-        thread.join()
-    images = to_uint8(event.images)
-    yield Step(step.total, step.total, images, strengths(model, images, event.probabilities))
-
-
-def strengths(model: Model, images: np.ndarray, probabilities: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By attribute the measured strength (B,), NaN where it can't be told; or else what the classifiers say."""
-    return {
-        name: model.measures[name](images) if name in model.measures else probabilities[name][:, 1]
+def _previews(model: Model, steps: Any) -> Iterator[Step]:
+    for step in steps:
+        if step.number % math.ceil(step.total / PREVIEWS) == 0:
+            emerging = (model.pipe.decode(step.pred_x0) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+            yield Step(step.number, step.total, to_uint8(emerging.cpu().numpy()))
+    finished, probabilities = model.pipe.finish(step.sample, "np")
+    images = to_uint8(finished)
+    values = {
+        name: model.evaluators[name](images) if name in model.evaluators else probabilities[name][:, 1]
         for name in model.attributes
     }
+    yield Step(step.total, step.total, images, values)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from sampling import DEFAULT_STEPS, MODELS, Model
+from sampling import MODELS, Model
 
-from diffusers_multiguidance.pipelines.multiguidance_ddpm import SAMPLERS
+from diffusers_multiguidance.schedulers import SCHEDULERS, scheduler_name
+from diffusers_multiguidance.utils.seeds import stream_seed
 
 MAX_SCALE = 10_000  # pipelines differ by far more than a slider can show
 MAX_STEPS = 100
@@ -20,75 +21,92 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one way to sample; the targets are by attribute, None where it is left free."""
+    """Of one way to sample."""
 
-    targets: dict[str, float | None]
+    model: Model
+    targets: dict[str, float | None]  # by attribute, None where it is left free
     even: bool
-    scale: float
+    scale: float | None  # None where none was tuned for the scheduler
     steps: int
-    sampler: str
+    scheduler: str
     images: int
     seed: int
 
+    def query(self) -> str:
+        """The part of an address that says what the page is set to."""
+        said: dict[str, Any] = {name: "free" if aim is None else aim for name, aim in self.targets.items()}
+        said |= {"even": int(self.even), "scale": self.scale, "steps": self.steps}
+        said |= {"scheduler": self.scheduler, "images": self.images, "seed": self.seed}
+        words = {name: str(value).removesuffix(".0") for name, value in said.items() if value is not None}
+        return "?" + urlencode({"pipeline": self.model.name} | words)
 
-def defaults(model: Model) -> Settings:
-    """Those of its calibration where a pipeline has one, since then a target means a measured strength."""
-    usual = model.pipe.config["default_sampler"]
-    sampler = next((sampler for sampler in [usual, *SAMPLERS] if model.calibration(sampler)), usual)
-    scale, steps = model.pipe.config["default_guidance_scale"], DEFAULT_STEPS
-    if calibration := model.calibration(sampler):
-        scale, steps = calibration["guidance_scale"], calibration["num_inference_steps"]
-    targets: dict[str, float | None] = dict.fromkeys(model.attributes, 0.5)
-    return Settings(targets, False, min(scale, MAX_SCALE), min(steps, MAX_STEPS), sampler, images=4, seed=0)
+    def call(self) -> dict[str, Any]:
+        """Arguments of `sampling.sample` besides the seeds."""
+        targets = {name: "uniform" if self.even else aim for name, aim in self.targets.items() if aim is not None}
+        return {
+            "name": self.model.name,
+            "scheduler": self.scheduler,
+            "target": targets or None,
+            "guidance_scale": self.scale,
+            "num_inference_steps": self.steps,
+            "calibration": "nearest" if self.model.calibration(self.scheduler) else None,
+        }
+
+    def seeds(self) -> list[int]:
+        return [stream_seed(self.seed, number) for number in range(self.images)]
+
+    def sweep(self, along: str, frames: int) -> tuple[dict[str, Any], list[float]]:
+        """Arguments of `sampling.sample` for one seed along an attribute, and the values that it requests."""
+        call = replace(self, even=False).call()
+        call["target"] = {**(call["target"] or {}), along: "uniform"}
+        requested = [round((frame + 0.5) / frames, 4) for frame in range(frames)]  # what "uniform" means
+        return {**call, "seeds": self.seeds()[:1] * frames, "straight": True}, requested
 
 
-def to_query(model: Model, settings: Settings) -> str:
-    """The part of an address that says what the page is set to."""
-    said: dict[str, Any] = {name: "free" if aim is None else aim for name, aim in settings.targets.items()}
-    said |= {"even": int(settings.even), "scale": settings.scale, "steps": settings.steps}
-    said |= {"sampler": settings.sampler, "images": settings.images, "seed": settings.seed}
-    return "?" + urlencode(
-        {"pipeline": model.name} | {name: str(value).removesuffix(".0") for name, value in said.items()}
-    )
+def defaults(model: Model, scheduler: str | None = None) -> Settings:
+    """What the pipeline was tuned for, and by choice with a scheduler that is calibrated: targets are values then."""
+    own = scheduler_name(model.pipe.scheduler)
+    tuned = [name for name in [own, *model.pipe.config["sampling_defaults"]] if name != "edit"]
+    scheduler = scheduler or next((name for name in tuned if model.calibration(name)), own)
+    call = model.with_scheduler(scheduler).resolve_call()
+    scale, steps = call["guidance_scale"], min(call["num_inference_steps"], MAX_STEPS)
+    return Settings(model, dict.fromkeys(model.attributes, 0.5), False, scale, steps, scheduler, images=4, seed=0)
 
 
-def from_query(query: Mapping[str, Any]) -> tuple[Model, Settings, list[str]]:
+def from_query(query: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     """What an address says, defaults where it says nothing or nonsense, and a sentence for each piece of nonsense."""
     problems = []
-    names = list(MODELS)
-    name = query.get("pipeline", names[0])
-    if name not in MODELS:
-        problems.append(f"pipeline is {_short(name)}; expected one of {', '.join(names)}.")
-        name = names[0]
-    model = MODELS[name]
-    settings = defaults(model)
+
+    def choice(key: str, known: Any, default: str) -> str:
+        if query.get(key, default) not in known:
+            problems.append(f"{key} is {_short(query[key])}; expected one of {', '.join(known)}.")
+            return default
+        return query.get(key, default)
 
     def read(key: str, default: Any, low: float, high: float, whole: bool = False) -> Any:
+        if query.get(key, default) == default:
+            return default  # also where the default is that there is none
         try:
-            return number(key, query.get(key, default), low, high, whole)
+            return number(key, query[key], low, high, whole)
         except ValueError as error:
             problems.append(str(error))
             return default
 
-    sampler = query.get("sampler", settings.sampler)
-    if sampler not in SAMPLERS:
-        problems.append(f"sampler is {_short(sampler)}; expected one of {', '.join(SAMPLERS)}.")
-        sampler = settings.sampler
-    targets = {}
-    for attribute, target in settings.targets.items():
-        free = query.get(attribute, "free" if target is None else target) == "free"
-        targets[attribute] = None if free else read(attribute, target, 0, 1)
+    model = MODELS[choice("pipeline", MODELS, next(iter(MODELS)))]
+    settings = defaults(model, choice("scheduler", SCHEDULERS, defaults(model).scheduler))
     settings = replace(
         settings,
-        targets=targets,
+        targets={
+            name: None if query.get(name) == "free" else read(name, aim, 0, 1)
+            for name, aim in settings.targets.items()
+        },
         even=bool(read("even", False, 0, 1, whole=True)),
         scale=read("scale", settings.scale, 0, MAX_SCALE),
         steps=read("steps", settings.steps, 1, MAX_STEPS, whole=True),
-        sampler=sampler,
         images=read("images", settings.images, 1, MAX_IMAGES, whole=True),
         seed=read("seed", settings.seed, 0, MAX_SEED, whole=True),
     )
-    return model, settings, problems
+    return settings, problems
 
 
 def number(name: str, value: Any, low: float, high: float, whole: bool = False) -> Any:

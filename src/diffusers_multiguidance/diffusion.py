@@ -109,7 +109,7 @@ class GaussianDiffusion:
 
     @classmethod
     def from_scheduler(
-        cls, scheduler: Any, num_inference_steps: int | None = None, timestep_spacing: str | None = None
+        cls, scheduler: Any, num_inference_steps: int | None = None, timestep_spacing: str = "linspace"
     ) -> GaussianDiffusion:
         """Build the process that a stock scheduler was configured for.
 
@@ -118,7 +118,8 @@ class GaussianDiffusion:
                 `clip_sample` that nothing is clipped.
             num_inference_steps: S in [1, T]; None keeps all T.
             timestep_spacing: "linspace", evenly from 0 to T - 1 as in improved DDPM; "leading", a fixed stride from 0
-                (which never visits T - 1); "trailing", one down from T - 1. None takes the config's.
+                (which never visits T - 1); "trailing", one down from T - 1. The config's own is not read, since
+                diffusers' default is "leading".
 
         Raises:
             ValueError: for a step count, spacing, schedule, prediction or variance type it does not know.
@@ -136,19 +137,20 @@ class GaussianDiffusion:
                 f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number from 1 to the "
                 f"{num_timesteps} timesteps of training."
             )
-        spacing = timestep_spacing or config.get("timestep_spacing", "linspace")
         if num_inference_steps == num_timesteps:
             timesteps = np.arange(num_timesteps)
-        elif spacing == "linspace":
+        elif timestep_spacing == "linspace":
             timesteps = np.linspace(num_timesteps - 1, 0, num_inference_steps).round()[::-1].astype(np.int64)
-        elif spacing == "leading":
+        elif timestep_spacing == "leading":
             timesteps = np.arange(num_inference_steps) * (num_timesteps // num_inference_steps)
             timesteps = timesteps + config.get("steps_offset", 0)
-        elif spacing == "trailing":
+        elif timestep_spacing == "trailing":
             stride = num_timesteps / num_inference_steps
             timesteps = np.arange(num_timesteps, 0, -stride).round()[::-1].astype(np.int64) - 1
         else:
-            raise ValueError(f"`timestep_spacing` is {spacing!r}; expected 'linspace', 'leading' or 'trailing'.")
+            raise ValueError(
+                f"`timestep_spacing` is {timestep_spacing!r}; expected 'linspace', 'leading' or 'trailing'."
+            )
         variance_type = (config.get("variance_type") or "fixed_small").removesuffix("_log")
         clip_range = config.get("clip_sample_range", 1.0) if config.get("clip_sample") else None
         return cls(betas, timesteps, config["prediction_type"], variance_type, clip_range)
@@ -235,12 +237,11 @@ class GaussianDiffusion:
             clip: clamp the predicted x_0, where there is a `clip_range`.
         """
         channels = x_t.shape[1]
-        # With a fixed variance a learned one, as of a DiT, is left aside.
-        expected = {2 * channels} if self.variance_type == "learned_range" else {channels, 2 * channels}
-        if model_output.shape[1] not in expected:
+        expected = 2 * channels if self.variance_type == "learned_range" else channels
+        if model_output.shape[1] != expected:
             raise ValueError(
-                f"`model_output` has {model_output.shape[1]} channels; expected {min(expected)} for images with "
-                f"{channels} channels and variance type '{self.variance_type}'."
+                f"`model_output` has {model_output.shape[1]} channels; expected {expected} for images with {channels} "
+                f"channels and variance type '{self.variance_type}'."
             )
         pred_x0 = self._predict_x0(model_output[:, :channels], x_t, index)
         if clip:
@@ -310,20 +311,29 @@ class GaussianDiffusion:
         eta: float = 0.0,
         grad: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        clip: bool = True,
+    ) -> torch.Tensor:
         """One DDIM step to the previous kept timestep (Song et al. 2021, eq. 12); guided by the score.
 
         Args:
             eta: 0 is deterministic, 1 as noisy as an ancestral step.
             grad: (B, C, H, W) guidance gradient, or None.
             noise: (B, C, H, W) standard normal; needed where `eta` is above 0.
-
-        Returns:
-            x at the previous kept timestep, and the image that the step aimed at.
         """
-        moments = self.p_mean_variance(model_output, x_t, index)
+        moments = self.p_mean_variance(model_output, x_t, index, clip)
         if grad is not None:
             moments = self.guide_score(moments, x_t, grad, index)
+        return self.ddim_from_moments(moments, x_t, index, eta, noise)
+
+    def ddim_from_moments(
+        self,
+        moments: Moments,
+        x_t: torch.Tensor,
+        index: int | torch.Tensor,
+        eta: float = 0.0,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`ddim_step` from the moments, of which only the predicted image counts."""
         epsilon = self._epsilon_from_x0(moments.pred_x0, x_t, index)
         # In the images' precision, as the reference does: a clipped x_0 makes epsilon so large near the end that
         # the rounding of these roots shows, and the golden numbers hold it.
@@ -334,16 +344,16 @@ class GaussianDiffusion:
             alpha_bar_prev.sqrt() * moments.pred_x0 + (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt() * epsilon
         )
         if eta == 0:
-            return x_prev, moments.pred_x0
+            return x_prev
         if noise is None:
             raise ValueError(f"`noise` is None; expected a tensor like `x_t`, since `eta` is {eta}.")
-        return x_prev + sigma * noise, moments.pred_x0
+        return x_prev + sigma * noise
 
     def ddim_inverse_step(
-        self, model_output: torch.Tensor, x_t: torch.Tensor, index: int | torch.Tensor
+        self, model_output: torch.Tensor, x_t: torch.Tensor, index: int | torch.Tensor, clip: bool = True
     ) -> torch.Tensor:
         """One deterministic DDIM step to the next, noisier kept timestep; from the last one to pure noise."""
-        pred_x0 = self.p_mean_variance(model_output, x_t, index).pred_x0
+        pred_x0 = self.p_mean_variance(model_output, x_t, index, clip).pred_x0
         epsilon = self._epsilon_from_x0(pred_x0, x_t, index)
         alpha_bar_next = self._at(self.alphas_cumprod_next, index, x_t)
         return alpha_bar_next.sqrt() * pred_x0 + (1 - alpha_bar_next).sqrt() * epsilon

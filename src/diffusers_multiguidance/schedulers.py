@@ -71,7 +71,8 @@ def create_steps(scheduler: Any, num_inference_steps: int, device: torch.device)
     """The steps from noise to image that a scheduler means by `num_inference_steps`."""
     name = scheduler_name(scheduler)
     if name in ("ddpm", "ddim"):
-        return ExactSteps(GaussianDiffusion.from_scheduler(scheduler, num_inference_steps), name, device)
+        diffusion = GaussianDiffusion.from_scheduler(scheduler, num_inference_steps, scheduler.config.timestep_spacing)
+        return ExactSteps(diffusion, name, device)
     return StockSteps(scheduler, num_inference_steps, device)
 
 
@@ -113,10 +114,13 @@ class ExactSteps:
         noise = torch.zeros_like(sample)
         if index > 0 and (self.kind == "ddpm" or eta > 0):
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-        if self.kind == "ddim":
-            # An ancestral model's second half, the variance, has no place in DDIM.
-            return diffusion.ddim_step(model_output, sample, index, eta, grad, noise)
+        if diffusion.variance_type != "learned_range":
+            model_output = model_output[:, : sample.shape[1]]  # a DiT has learnt a variance that its scheduler ignores
         moments = diffusion.p_mean_variance(model_output, sample, index)
+        if self.kind == "ddim":
+            if grad is not None:
+                moments = diffusion.guide_score(moments, sample, grad, index)
+            return diffusion.ddim_from_moments(moments, sample, index, eta, noise), moments.pred_x0
         mean = moments.mean if grad is None else diffusion.guide_mean(moments, grad)
         return mean + (0.5 * moments.log_variance).exp() * noise, moments.pred_x0
 

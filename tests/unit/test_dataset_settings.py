@@ -42,7 +42,7 @@ def test_wrong_flags_of_build_dataset(flags, message):
         ("--num_images 0", "`--num_images` is 0; expected"),
         ("--eval_batch_size 0", "`--eval_batch_size` is 0; expected"),
         ("--evaluators circle-position circle-height", "`--evaluators` are .*; expected one for each"),
-        ("--attributes", "`--evaluators` are .*; expected one for each"),
+        ("--attributes", "`--attributes` is empty; expected one or two"),
     ],
 )
 def test_wrong_flags_of_generate(flags, message):

@@ -78,7 +78,10 @@ def test_a_recipe_lies_over_the_one_that_it_extends(tmp_path):
         ("train: fast", "expected a mapping of settings"),
         ("extends: nowhere.yaml", "nowhere.yaml'; expected a readable file"),
         ("extends: recipe.yaml", "extends itself; expected"),
-        ("train: {learning_rat: 3}", "sets 'learning_rat' of train; expected one of its settings, like 'learning_rate'"),
+        (
+            "train: {learning_rat: 3}",
+            "sets 'learning_rat' of train; expected one of its settings, like 'learning_rate'",
+        ),
         ("train: {qqq: 3}", "sets 'qqq' of train; expected one of its settings, which --help lists"),
         ("train: {learning_rate: fast}", "`--learning_rate`: invalid float value: 'fast'"),
         ("train: {learning_rate: {a: 1}}", "`--learning_rate`: invalid float value"),
@@ -91,7 +94,7 @@ def test_wrong_recipes(text, message, tmp_path):
         parse_recipe(text, tmp_path)
 
 
-def test_wrong_flags_name_the_nearest(tmp_path):
+def test_wrong_flags_name_the_nearest():
     with pytest.raises(ValueError, match=r"'--width=3' is no flag of train.py; expected .* like 'widths'"):
         parse(SomeSettings, "train", ["--width=3"])
     with pytest.raises(ValueError, match="required: `--name`"):
@@ -118,7 +121,7 @@ def test_settings_are_checked_from_python_too():
     for range_, message in (({"above": 2}, "above 2"), ({"at_least": 2}, "of at least 2"), ({"below": 1}, "below 1")):
         with pytest.raises(ValueError, match=f"`--learning_rate` is 1.0; expected a number {message}"):
             check_numbers(SomeSettings(), "learning_rate", **range_)
-    with pytest.raises(ValueError, match="is nan; expected a number below infinity"):
+    with pytest.raises(ValueError, match="is nan; expected a number that is finite"):
         check_numbers(SomeSettings(learning_rate=math.nan), "learning_rate")
 
 
@@ -133,7 +136,12 @@ def test_a_subclass_with_another_default_keeps_the_help_and_its_own_lists(capsys
 
 def test_the_command_of_a_card_gives_the_same_settings():
     settings = ClassifierSettings(
-        output_dir="my out", pipeline="p", attributes=["a b", "c"], attention_resolutions=[], pseudo_labels=True, seed=3
+        output_dir="my out",
+        pipeline="p",
+        attributes=["a b", "c"],
+        attention_resolutions=[],
+        pseudo_labels=True,
+        seed=3,
     )
     words = shlex.split(command_line(settings, "train_classifier"))
     assert words[:3] == ["accelerate", "launch", "training/train_classifier.py"]
@@ -142,7 +150,14 @@ def test_the_command_of_a_card_gives_the_same_settings():
 
 def test_committed_recipes_set_only_known_flags():
     recipes = {path.stem: yaml.safe_load(path.read_text()) for path in RECIPES.glob("*.yaml")}
-    assert set(recipes) >= {"circles-32", "circles-32-exact", "circles-64", "digits", "faces-rendered", "paper-circles"}
+    assert set(recipes) >= {
+        "circles-32",
+        "circles-32-exact",
+        "circles-64",
+        "digits",
+        "faces-rendered",
+        "paper_circles",
+    }
     for name, sections in recipes.items():
         for section in sections.keys() & SCRIPTS.keys() if "extends" in sections else ():
             parse(SCRIPTS[section], section, ["--recipe", str(RECIPES / f"{name}.yaml")])

@@ -289,9 +289,7 @@ def test_mirrors_with_gaps_and_without_attributes(monkeypatch):
     monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(train=mirror.select_columns("image")))
     with pytest.raises(ValueError, match=r"`source` has columns \['image'\]; expected some of CelebA's attributes"):
         celeba("nielsr/CelebA-faces")
-    monkeypatch.setattr(
-        load_module, "load_dataset", lambda name: DatasetDict(train=mirror.select_columns("Smiling"))
-    )
+    monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(train=mirror.select_columns("Smiling")))
     with pytest.raises(ValueError, match=r"`source` has columns \['Smiling'\]; expected one of images"):
         celeba("someone/labels")
 

@@ -5,6 +5,7 @@ They read every image many times, and to decode one takes as long as to label it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def train_labeler(
             accuracy = (logits.argmax(dim=1) == labels)[labelled].float().mean()
             return {"loss": F.cross_entropy(logits, shares), "accuracy": accuracy}
 
-        model, _ = train(accelerator, model, dataset, compute_loss, settings, folder, folder.name, seed)
+        own = replace(settings, output_dir=folder, seed=seed)
+        model, _ = train(accelerator, model, dataset, compute_loss, own, folder.name)
         if accelerator.is_main_process:
             with replace_folder(finished) as temporary:
                 model.cpu().to(memory_format=torch.contiguous_format).save_pretrained(temporary)

@@ -14,7 +14,7 @@ from sklearn.neighbors import kneighbors_graph
 
 from ..data.load import load_training_set
 from ..data.transforms import to_pixels
-from ..evaluation.evaluators import load_evaluator
+from ..evaluation.evaluators import find_evaluator, load_evaluator
 from ..evaluation.report import save_histogram
 from ..generate import generate, load_pipeline
 from ..training.settings import Settings, check_numbers, flag
@@ -77,9 +77,10 @@ class GenerateSettings(Settings):
 
     pipeline: str = flag(help="A pipeline folder, or its id on the Hub.")
     attributes: list[str] = flag(help="One or two, spread evenly over their range.")
-    evaluators: list[str] = flag(
-        help="One for each attribute: circle-position, circle-height, stroke-thickness, the folder of a trained one, "
-        "or neighbours, which uses none."
+    evaluators: list[str] | None = flag(
+        None,
+        "One for each attribute: circle-position, circle-height, stroke-thickness, the folder of a trained one, or "
+        "neighbours, which uses none. Unless given those of the pipeline.",
     )
     extremes: Path = flag(help="Folder that build_dataset.py wrote.")
     output_dir: Path = flag(help="The data set goes here.")
@@ -94,7 +95,9 @@ class GenerateSettings(Settings):
         super().__post_init__()
         check_numbers(self, "num_images", "eval_batch_size", at_least=1)
         check_numbers(self, "seed", at_least=0)
-        if not self.attributes or len(self.evaluators) != len(self.attributes):
+        if not self.attributes:
+            raise ValueError("`--attributes` is empty; expected one or two.")
+        if self.evaluators is not None and len(self.evaluators) != len(self.attributes):
             raise ValueError(f"`--evaluators` are {self.evaluators}; expected one for each of {self.attributes}.")
 
 
@@ -111,9 +114,12 @@ def generate_dataset(settings: GenerateSettings) -> Path:
         ValueError: for an unknown evaluator, scheduler or attribute, a folder that is no whole pipeline or data set.
     """
     check_replaceable(settings.output_dir)
+    if not settings.extremes.is_dir():
+        raise ValueError(f"`--extremes` is {str(settings.extremes)!r}; expected a folder that build_dataset.py wrote.")
+    names = settings.evaluators or [find_evaluator(settings.pipeline, name) for name in settings.attributes]
     evaluators = {
         name: None if evaluator == "neighbours" else load_evaluator(evaluator)
-        for name, evaluator in zip(settings.attributes, settings.evaluators, strict=True)
+        for name, evaluator in zip(settings.attributes, names, strict=True)
     }
     extremes = load_training_set(train_data_dir=settings.extremes)
     for name, evaluator in evaluators.items():

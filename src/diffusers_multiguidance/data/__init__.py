@@ -1,1 +1,1 @@
-"""Builders of data sets with a known factor, and the filter that keeps their extremes."""
+"""Sources of images, one file each; one way to load them, and one to bring them to a network."""

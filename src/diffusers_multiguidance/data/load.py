@@ -23,13 +23,17 @@ images converted and kept. What was skipped and what was kept add up to all rows
 def load_source(source: str | Path, split: str = "train") -> Dataset:
     """One split of a `save_to_disk` folder, an image folder or other local files, or a data set of the Hub.
 
-    "valid" and "validation" mean the same.
+    Args:
+        source: a `Path` has to be there; a string may be either.
+        split: "valid" and "validation" mean the same.
 
     Raises:
         ValueError: for a source that is neither, or that has no such split.
     """
     saved = any((Path(source) / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
     try:
+        if isinstance(source, Path) and not source.exists():
+            raise FileNotFoundError(source)  # the Hub would be asked
         loaded = load_from_disk(source) if saved else load_dataset(str(source))
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(f"`source` is {str(source)!r}; expected a folder of images or a Hub data set.") from error

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2.nativetypes import NativeEnvironment
+
+from ..guidance import is_number
 
 TEMPLATE = Path(__file__).with_name("pipeline.md")
 FACTS = {
@@ -22,24 +28,33 @@ FACTS = {
     "figures": list,
     "limits": str,
     "target": dict,
+    "name": str,
+    "note": str,
+    "gap": dict,
 }
 NEEDED = ("title", "summary", "limits")
 
 
-def read_facts(path: str | Path) -> dict[str, Any]:
+def read_facts(path: str | Path, results: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """What a card is made from, out of a YAML file.
 
     `title`, `summary`, `limits` are needed. `data` names the data set of the figures, `datasets` its ids on
-    the Hub; `pictures` are captions by file; `recipe_note` and the list `training` say how it was trained; `figures`
-    is a list of tables, each with `measured_on`, `command`, `rows` (cells by column by row) and perhaps `remarks`;
-    `target` is that of the card's example, unless it is the middle of all attributes.
+    the Hub; `pictures` are captions by file, the first one standing for the pipeline; `recipe_note` and the list
+    `training` say how it was trained; `figures` is a list of tables, each with `measured_on`, `command`, `rows` (cells
+    by column by row) and perhaps `remarks`; `target` is that of the card's example, unless it is the middle of all
+    attributes. For the Space: `name`, a few plain words; `note`, a sentence; `gap`, by attribute the two values
+    between which training showed nothing.
+
+    Args:
+        results: figures by name. Wherever the file has a text, it may refer to them by jinja2 expressions.
 
     Raises:
-        ValueError: for a file that can't be read, and for facts that are missing, unknown or of another type.
+        ValueError: for a file that can't be read, expressions that mean nothing, and for facts that are missing,
+            unknown or of another type.
     """
     try:
-        facts = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        facts = fill_in(yaml.safe_load(Path(path).read_text()), results)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, jinja2.TemplateError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"`facts` {str(path)!r} can't be read ({reason}); expected a YAML file.") from error
     if not isinstance(facts, dict) or set(facts) - set(FACTS) or set(NEEDED) - set(facts):
@@ -53,15 +68,41 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     for table in facts.get("figures", []):
         if not isinstance(table, dict) or not {"measured_on", "command", "rows"} <= set(table):
             raise ValueError("`facts` has figures without measured_on, command or rows; expected all three.")
+    for attribute, ends in facts.get("gap", {}).items():
+        if not (
+            isinstance(ends, list) and len(ends) == 2 and is_number(ends[1], 0, 1) and is_number(ends[0], 0, ends[1])
+        ):
+            raise ValueError(
+                f"`facts` has the gap {ends!r} of '{attribute}'; expected two numbers from 0 to 1, in order."
+            )
     return facts
 
 
+def fill_in(content: Any, results: Mapping[str, Any]) -> Any:
+    """`content` with the jinja2 expressions in its texts replaced by what they mean, numbers as numbers.
+
+    `percent` is a filter for shares.
+
+    Raises:
+        jinja2.TemplateError: for one that means nothing.
+    """
+    if isinstance(content, dict):
+        return {name: fill_in(value, results) for name, value in content.items()}
+    if isinstance(content, list):
+        return [fill_in(value, results) for value in content]
+    if not isinstance(content, str) or "{{" not in content:
+        return content
+    environment = NativeEnvironment(undefined=jinja2.StrictUndefined)
+    environment.filters["percent"] = lambda share: round(100 * share, 1)
+    return environment.from_string(content).render(results)
+
+
 def unmeasured_facts(title: str, attributes: list[str]) -> dict[str, Any]:
-    """What is known of a pipeline that nobody has looked at yet; `write_card.py` says more."""
+    """What is known of a pipeline that nobody has looked at yet; `multiguidance card` says more."""
     names = " and ".join(f"`{name}`" for name in attributes)
-    guided = f"Trained on the extremes of {names} only; multi-guidance draws what lies between."
+    guided = f"Trained on the extremes of {names} only; multi-guidance generates what lies between."
     unguided = (
-        "Trained on extremes only. It draws those: the classifiers that guide it between them are still missing."
+        "Trained on extremes only. It generates those: the classifiers that guide it between them are still missing."
     )
     return {
         "title": title,
@@ -71,7 +112,14 @@ def unmeasured_facts(title: str, attributes: list[str]) -> dict[str, Any]:
 
 
 def write_pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> None:
-    """Write `README.md` into a pipeline's folder.
+    """Write `README.md` into a pipeline's folder; arguments and errors are those of `pipeline_card`."""
+    temporary = folder / "README.md.tmp"
+    temporary.write_text(pipeline_card(folder, facts, load_from))
+    temporary.replace(folder / "README.md")
+
+
+def pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> str:
+    """The text of a pipeline's card.
 
     Args:
         folder: what `save_pretrained` wrote.
@@ -94,9 +142,13 @@ def write_pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> 
     if (folder / "classifiers" / "config.json").is_file():
         members = json.loads((folder / "classifiers" / "config.json").read_text())["member_configs"]
         attributes = {name: classes for member in members for name, classes in member["attributes"].items()}
-    unknown = [name for name in facts.get("target", {}) if name not in attributes]
-    if unknown:
-        raise ValueError(f"`facts` has the target {unknown[0]!r}; expected one of {list(attributes)}.")
+    for fact in ("target", "gap"):
+        unknown = [name for name in facts.get(fact, {}) if name not in attributes]
+        if unknown:
+            raise ValueError(f"`facts` has the {fact} {unknown[0]!r}; expected one of {list(attributes)}.")
+    shown: dict[str, Any] = {name: facts[name] for name in ("name", "note", "gap") if name in facts}
+    if facts.get("pictures"):
+        shown["picture"] = next(iter(facts["pictures"]))
     card_data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
@@ -105,6 +157,7 @@ def write_pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> 
         datasets=facts.get("datasets"),
         model_name=facts["title"],
         eval_results=eval_results(facts) or None,
+        multiguidance=shown or None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -114,9 +167,7 @@ def write_pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> 
         targets=json.dumps(facts.get("target", dict.fromkeys(attributes, 0.5))),
         ends=", ".join(f"{name}: 0 = {classes[0]}, 1 = {classes[-1]}" for name, classes in attributes.items()),
     )
-    temporary = folder / "README.md.tmp"
-    card.save(temporary)
-    temporary.replace(folder / "README.md")
+    return str(card)
 
 
 def eval_results(facts: dict[str, Any]) -> list[EvalResult]:

@@ -107,7 +107,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
 
         device = self._execution_device
         # Spaced to the very last timestep, so that a strength of 1 goes all the way to noise.
-        diffusion = GaussianDiffusion.from_scheduler(self.scheduler, num_inference_steps, "linspace")
+        diffusion = GaussianDiffusion.from_scheduler(self.scheduler, num_inference_steps)
         num_steps = max(1, round(strength * num_inference_steps))
         predict = Denoiser(self.denoiser).predict
         return denoise(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,46 +98,35 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
             f"{given.image_size[0]} with {given.channels}."
         )
     attributes = find_classes(dataset, settings)
-    teacher = None if settings.teacher is None else load_teacher(settings.teacher, attributes)
+    teacher = None
+    if settings.teacher is not None:
+        teacher = MultiGuidanceDDPMPipeline.from_pretrained(settings.teacher).classifiers
+        known = {} if teacher is None else {name: list(classes) for name, classes in teacher.attributes.items()}
+        if any(known.get(name) != classes for name, classes in attributes.items()):
+            raise ValueError(f"`--teacher` {settings.teacher} knows {known}; expected {attributes} among that.")
     accelerator = create_accelerator(settings)
     for network in (teacher, given.vae):
         if network is not None:
             network.to(accelerator.device)
     compute_loss = classifier_loss(given, attributes, settings, teacher)
-    columns = [label_column(name, settings) for name in attributes]
+    tensors = with_tensors(dataset, settings.resolution, [label_column(name, settings) for name in attributes])
+    size, channels = given.denoiser.config["sample_size"], given.denoiser.config["in_channels"]
 
     members = []
     for number in range(settings.num_classifiers):
-        output_dir, seed = settings.output_dir / f"member-{number}", settings.seed + number
-        if settings.resume_from_checkpoint and (output_dir / "config.json").exists():
-            members.append(NoisyClassifier.from_pretrained(output_dir))
+        own = replace(settings, output_dir=settings.output_dir / f"member-{number}", seed=settings.seed + number)
+        if settings.resume_from_checkpoint and (own.output_dir / "config.json").exists():
+            members.append(NoisyClassifier.from_pretrained(own.output_dir))
             continue
-        torch.manual_seed(stream_seed(seed, "weights", 0))
-        classifier = NoisyClassifier(
-            attributes,
-            given.denoiser.config["sample_size"],
-            given.denoiser.config["in_channels"],
-            settings.block_out_channels,
-            settings.attention_resolutions,
-            settings.layers_per_block,
-            settings.norm_num_groups,
-            settings.attention_head_dim,
-        )
-        classifier, record = train(
-            accelerator,
-            classifier,
-            with_tensors(dataset, settings.resolution, columns),
-            compute_loss,
-            settings,
-            output_dir,
-            f"classifier {number + 1}/{settings.num_classifiers}",
-            seed,
-        )
+        torch.manual_seed(stream_seed(own.seed, "weights", 0))
+        classifier = NoisyClassifier(attributes, size, channels, **settings.network)
+        description = f"classifier {number + 1}/{settings.num_classifiers}"
+        classifier, record = train(accelerator, classifier, tensors, compute_loss, own, description)
         members.append(classifier.cpu().to(memory_format=torch.contiguous_format))
         if accelerator.is_main_process:
-            with replace_folder(output_dir) as folder:
+            with replace_folder(own.output_dir) as folder:
                 members[-1].save_pretrained(folder)
-                write_record(folder, record, settings)
+                write_record(folder, record, own)
         accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
@@ -174,15 +163,6 @@ def find_classes(dataset: Dataset, settings: ClassifierSettings) -> dict[str, li
 def label_column(attribute: str, settings: ClassifierSettings) -> str:
     """The column that is learnt."""
     return f"value_{attribute}" if settings.pseudo_labels else attribute
-
-
-def load_teacher(folder: str, attributes: Mapping[str, list[str]]) -> NoisyClassifierSet:
-    """The classifiers of a pipeline, if they know these attributes."""
-    teacher = MultiGuidanceDDPMPipeline.from_pretrained(folder).classifiers
-    known = {} if teacher is None else {name: list(classes) for name, classes in teacher.attributes.items()}
-    if any(known.get(name) != classes for name, classes in attributes.items()):
-        raise ValueError(f"`--teacher` {folder} knows {known}; expected {attributes} among that.")
-    return teacher
 
 
 def classifier_loss(

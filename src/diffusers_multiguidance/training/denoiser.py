@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +46,7 @@ class DenoiserSettings(PipelineSettings):
         check_numbers(self, "save_images_steps", "ddpm_num_steps", at_least=1)
         check_numbers(self, "num_inference_steps", at_least=1, below=self.ddpm_num_steps + 1)
         check_numbers(self, "vlb_weight", at_least=0)
-        check_numbers(self, "logit_mean", above=-math.inf)
+        check_numbers(self, "logit_mean")
         check_numbers(self, "logit_std", above=0)
 
 
@@ -79,11 +78,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     unet = create_unet(
         settings.resolution,
         image_channels(dataset),
-        settings.block_out_channels,
-        settings.attention_resolutions,
-        settings.layers_per_block,
-        settings.norm_num_groups,
-        settings.attention_head_dim,
+        **settings.network,
         learned_variance=settings.variance_type == "learned_range",
         resample_type=settings.resample_type,
     )
@@ -122,9 +117,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
         with_tensors(dataset, settings.resolution, []),
         compute_loss,
         settings,
-        settings.output_dir,
         "unet",
-        settings.seed,
         save_images,
         settings.save_images_steps,
     )

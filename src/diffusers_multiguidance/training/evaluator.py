@@ -78,16 +78,8 @@ def train_evaluator(settings: EvaluatorSettings) -> Path:
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
         return {"loss": loss(model(batch["image"]), batch[attribute])}
 
-    model, record = train(
-        accelerator,
-        model,
-        with_tensors(dataset, settings.resolution, [attribute]),
-        compute_loss,
-        settings,
-        settings.output_dir,
-        "evaluator",
-        settings.seed,
-    )
+    tensors = with_tensors(dataset, settings.resolution, [attribute])
+    model, record = train(accelerator, model, tensors, compute_loss, settings, "evaluator")
     if accelerator.is_main_process:
         model = model.cpu().to(memory_format=torch.contiguous_format)
         if held_out is not None:

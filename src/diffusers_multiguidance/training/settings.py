@@ -51,22 +51,15 @@ class Settings:
 
 
 def check_numbers(
-    settings: Settings,
-    *names: str,
-    at_least: float | None = None,
-    above: float | None = None,
-    below: float = math.inf,
+    settings: Settings, *names: str, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf
 ) -> None:
     """Raise `ValueError` for the first of the named settings that is a number out of range; None is no number."""
     for name in names:
         value = getattr(settings, name)
-        if value is None:
-            continue
-        if not value < below or (at_least is not None and value < at_least) or (above is not None and value <= above):
-            limits = [] if at_least is None else [f"of at least {at_least}"]
-            limits += [] if above is None else [f"above {above}"]
-            limits += ["below infinity" if below == math.inf else f"below {below}"] if not value < below else []
-            raise ValueError(f"`--{name}` is {value}; expected a number {' and '.join(limits)}.")
+        if value is not None and not (at_least <= value < below and value > above):
+            limits = {"of at least": at_least, "above": above, "below": below}
+            expected = " and ".join(f"{word} {limit}" for word, limit in limits.items() if math.isfinite(limit))
+            raise ValueError(f"`--{name}` is {value}; expected a number {expected or 'that is finite'}.")
 
 
 @dataclass(kw_only=True)
@@ -98,16 +91,8 @@ class TrainingSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(
-            self,
-            "resolution",
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "max_train_steps",
-            "checkpointing_steps",
-            "checkpoints_total_limit",
-            at_least=1,
-        )
+        check_numbers(self, "resolution", "train_batch_size", "gradient_accumulation_steps", at_least=1)
+        check_numbers(self, "max_train_steps", "checkpointing_steps", "checkpoints_total_limit", at_least=1)
         check_numbers(self, "lr_warmup_steps", "dataloader_num_workers", "adam_weight_decay", at_least=0)
         check_numbers(self, "learning_rate", "max_grad_norm", above=0)
         check_numbers(self, "seed", at_least=0, below=2**32)
@@ -131,3 +116,15 @@ class PipelineSettings(TrainingSettings):
         check_numbers(self, "layers_per_block", "norm_num_groups", "attention_head_dim", at_least=1)
         if not self.block_out_channels:
             raise ValueError("`--block_out_channels` is empty; expected the width of at least one resolution.")
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The size, as `create_unet` and `NoisyClassifier` take it."""
+        names = (
+            "block_out_channels",
+            "attention_resolutions",
+            "layers_per_block",
+            "norm_num_groups",
+            "attention_head_dim",
+        )
+        return {name: getattr(self, name) for name in names}

@@ -115,25 +115,22 @@ def train(
     dataset: Dataset | Subset,
     compute_loss: Callable[[Any, Any], dict[str, torch.Tensor]],
     settings: TrainingSettings,
-    output_dir: Path,
     description: str,
-    seed: int,
     save_images: Callable[[Any, int], None] | None = None,
     save_images_steps: int = 1,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train `model` for `max_train_steps`, resuming where `resume_from_checkpoint` says.
+    """Train `model` for `max_train_steps`, with checkpoints in `output_dir`, resuming where the settings say.
 
     Args:
         dataset: of tensors, see `with_tensors`.
         compute_loss: scalars to log by name, "loss" among them, from the prepared model and a batch.
-        output_dir: where checkpoints go.
-        seed: of the order and the noise.
         save_images: called with the model (averaged, in eval mode) and the step, on the main process, every
             `save_images_steps` and after the last.
 
     Returns:
         The trained model with averaged weights, and a record of the run: steps, seconds, last losses.
     """
+    output_dir, seed = settings.output_dir, settings.seed
     resume = checkpoint_to_resume(output_dir, settings.resume_from_checkpoint)
     # channels_last is what convolutions like best, on CPUs too.
     model = model.to(accelerator.device, memory_format=torch.channels_last)

@@ -1,0 +1,145 @@
+"""The scripts of benchmarks/ on a handful of images, and what their figures mean. Speed is not tested."""
+
+import importlib.util
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import tiny_classifier
+from helpers.launch import ROOT
+
+from diffusers_multiguidance.data.circles import render_circle
+from diffusers_multiguidance.models import NoisyClassifierSet
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+
+CIRCLES = ROOT / "pipelines" / "circles-ends"
+
+
+def script(name: str) -> ModuleType:
+    if str(ROOT / "benchmarks") not in sys.path:
+        sys.path.append(str(ROOT / "benchmarks"))  # one script imports another, as when it is run
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_malformed_images_are_not_near_their_target():
+    targets = script("targets")
+    obtained = np.repeat(targets.TARGETS[:, None], 4, axis=1)
+    obtained[0] += [0.04, 0.06, 0, 0]
+    obtained[1, :2] = np.nan
+    figures = targets.figures(obtained)
+    assert figures["share_near_by_target"]["0.1"] == 0.75
+    assert figures["share_near_at_worst_target"] == 0.5
+    assert figures["share_malformed"] == pytest.approx(2 / 36, abs=1e-4)
+    assert figures["mean_absolute_error"] == pytest.approx(0.1 / 34, abs=1e-4)
+
+
+def test_the_better_of_two_images_is_kept():
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    left, right = (render_circle(x, 15, 32)[..., None] for x in (3, 28))
+    images = np.stack([left, right, right, left])
+    kept = script("narrow").nearest(loaded, images, "position", 0.0, 2)
+    np.testing.assert_array_equal(kept, np.stack([left, left]))
+
+
+def test_targets(tmp_path):
+    targets = script("targets")
+    targets.main(CIRCLES, tmp_path, "position", num_images=1, num_uniform=20, num_inference_steps=10)
+    results = json.loads((tmp_path / "targets.json").read_text())
+    assert results["rank_correlation"] > 0.5
+    assert results["uniform"]["num_images"] == 20
+    assert (tmp_path / "targets.png").stat().st_size > 0
+
+
+def test_narrow(tmp_path):
+    script("narrow").main(CIRCLES, tmp_path, "position", num_images=1, num_inference_steps=10)
+    results = json.loads((tmp_path / "narrow.json").read_text())
+    assert list(results)[2:5] == ["best of 2", "Langevin corrector", "2 particles"]
+    # The ways differ (circles lie on whole pixels, so that two may be alike), and none of them wrecks the circles.
+    assert len({row["mean_absolute_error"] for row in results.values()}) > len(results) / 2
+    assert all(row["share_malformed"] < 0.5 for row in results.values())
+
+
+def test_steps(tmp_path):
+    names = ["ddpm:10", "dpmsolver++:8", "sde-dpmsolver++:8:60", "sde-dpmsolver++:8:60:3"]
+    script("steps").main(CIRCLES, tmp_path, "position", row=names, num_images=8)
+    rows = json.loads((tmp_path / "steps.json").read_text())
+    assert [row["row"] for row in rows] == names
+    assert [(row["sampler"], row["num_inference_steps"]) for row in rows[:2]] == [("ddpm", 10), ("dpmsolver++", 8)]
+    assert rows[2]["guidance_scale"] == rows[3]["guidance_scale"] == 60
+    assert not any(row["calibrated"] for row in rows)
+
+
+def test_classifiers_asked_at_every_third_step_answer_for_all_of_a_batch(monkeypatch):
+    steps, asked = script("steps"), []
+    monkeypatch.setattr(steps, "guidance_gradient", lambda *call: asked.append(call) or len(asked))
+    gradient, first, second = steps.every_nth(3), {}, {}
+    assert [gradient(None, None, None, first) for _ in range(5)] == [1, 1, 1, 2, 2]
+    assert gradient(None, None, None, second) == 3, "another batch begins anew"
+
+
+def test_response_of_a_trained_classifier_rises_from_end_to_end(tmp_path):
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    circles.classifiers = NoisyClassifierSet.from_members(list(circles.classifiers.members)[:1])
+    circles.save_pretrained(tmp_path / "pipeline")
+    response = script("response")
+    response.DRAWS = 1
+    response.main([tmp_path / "pipeline"], tmp_path)
+    (result,) = json.loads((tmp_path / "response.json").read_text()).values()
+    assert len(result["log_odds"]) == 3
+    for answers, rises in zip(result["log_odds"], result["share_of_steps_that_rise_in_gap"], strict=True):
+        assert answers[0] < -1 < 1 < answers[-1]
+        assert rises > 0.5
+
+
+def test_ways_to_train_classifiers(tmp_path, monkeypatch):
+    classifiers = script("classifiers")
+    monkeypatch.setattr(classifiers, "WARMUP", 1)
+    monkeypatch.setattr(sys.modules["response"], "DRAWS", 1)
+    monkeypatch.setattr(sys.modules["response"], "NOISE_LEVELS", (0.0, 0.5))
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    circles.register_to_config(default_num_inference_steps=8)
+    circles.save_pretrained(tmp_path / "pipeline")
+    classifiers.main(tmp_path / "pipeline", tmp_path, num_classifiers=2, steps=3, num_images=2, num_by_target=1)
+    results = json.loads((tmp_path / "classifiers.json").read_text())
+    assert len(results) == 10
+    assert all(len(row["rises"]) == 2 for row in results.values())
+    # After three steps from the same seeds some still draw alike, but not all.
+    assert len({json.dumps(row["mean_by_target"]) for row in results.values()}) > 2
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(tmp_path / "distilled")
+    assert len(loaded.classifiers.members) == 1
+    for name in ("response.png", "heatmap.png"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_bounded_layers_have_the_norm_they_were_given():
+    classifier = tiny_classifier(0)
+    script("classifiers").bound_layers(classifier, 2.0)
+    for _ in range(30):  # of power iteration
+        classifier.train()(torch.zeros(2, 1, 8, 8), 5)
+    weight = classifier.eval().conv_in.weight.detach()
+    assert torch.linalg.matrix_norm(weight.flatten(1), 2) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_square_by_two_attributes_and_by_corners(tmp_path):
+    square = script("square")
+    corners = ["bottom left", "bottom right", "top left", "top right"]
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    for attributes, flags in (
+        ({"height": ["bottom", "top"], "position": ["left", "right"]}, {}),
+        ({"corner": corners}, {"corner": "corner"}),
+    ):
+        circles.classifiers = NoisyClassifierSet.from_members([tiny_classifier(0, attributes, sample_size=32)])
+        circles.save_pretrained(tmp_path / "pipeline")
+        out = tmp_path / "out"
+        square.main(tmp_path / "pipeline", out, ("height", "position"), num_images=100, num_inference_steps=2, **flags)
+        results = json.loads((out / "square.json").read_text())
+        counts = np.array(results["images_by_cell"])
+        assert results["cells_with_an_image"] == (counts > 0).sum()
+        assert counts.sum() == round(100 * (1 - results["share_malformed"]))

@@ -1,0 +1,96 @@
+"""Real runs of the `multiguidance` command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.tiny import tiny_pipeline
+from PIL import Image
+
+from diffusers_multiguidance.data.circles import render_circle
+
+ROOT = Path(__file__).parents[1]
+
+
+def multiguidance(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "diffusers_multiguidance", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "tiny"
+    tiny_pipeline().save_pretrained(path)
+    return path
+
+
+def test_sample_writes_images_grid_and_record(folder, tmp_path):
+    out = tmp_path / "samples"
+    call = ["--num-images", 5, "--num-inference-steps", 4, "--seed", 7, "--target", "Smiling=0.25", "--out", out]
+    result = multiguidance("sample", folder, *call)
+    assert result.returncode == 0, result.stderr
+    images = np.load(out / "images.npz")["images"]
+    assert (images.dtype, images.shape) == (np.uint8, (5, 8, 8, 1))
+    assert Image.open(out / "grid.png").size[1] == 18
+    record = json.loads((out / "sample.json").read_text())
+    assert record["target"] == {"Smiling": 0.25}
+    assert (record["num_images"], record["num_inference_steps"], record["seed"]) == (5, 4, 7)
+    assert record["guidance_scale"] == 30.0, "the pipeline folder's default"
+    assert record["seconds"] > 0
+    assert "torch" in record["versions"]
+
+    again = multiguidance("sample", folder, *call[:-1], tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "again" / "images.npz")["images"], images)
+
+
+def test_evaluate_reads_what_sample_wrote(tmp_path):
+    images = np.stack([render_circle(x, 9, 32) for x in range(2, 30)])[..., None]
+    np.savez(tmp_path / "images.npz", images=images)
+    result = multiguidance("evaluate", tmp_path, "--attribute", "position", "--out", tmp_path / "report")
+    assert result.returncode == 0, result.stderr
+    assert "share_in_gap" in result.stdout
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["share_in_gap"] == pytest.approx(16 / 28)
+    assert (tmp_path / "report" / "histogram.png").exists()
+    assert (tmp_path / "report" / "grid.png").exists()
+
+
+def test_demo_shows_the_unseen_middle(tmp_path):
+    result = multiguidance("demo", "--out", tmp_path / "demo")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert figures["unguided"]["share_in_gap"] <= 0.1
+    assert figures["multi-guidance"]["share_in_gap"] >= 0.9
+    assert Image.open(tmp_path / "demo" / "demo.png").size[0] > 800
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "TINY", "--num-images", 0], "`num_images` is 0; expected"),
+        (["sample", "TINY", "--num-inference-steps", 1000], "`num_inference_steps` is 1000; expected"),
+        (["sample", "TINY", "--seed", -1], "`seed` is -1; expected"),
+        (["sample", "TINY", "--target", "Smiling"], "`--target` is 'Smiling'; expected"),
+        (["sample", "TINY", "--target", "Smiling=much"], "`--target` is 'Smiling=much'; expected"),
+        (["sample", "TINY", "--target", "Smiling=2"], "`target` for 'Smiling' is 2.0; expected"),
+        (["sample", "TINY", "--target", "Age=0.5"], "`target` names attribute 'Age'; expected"),
+        (["sample", "TINY", "--guidance-scale", -3, "--target", "Smiling=0.5"], "`guidance_scale` is -3.0; expected"),
+        (["sample", "TINY", "--sampler", "euler"], "`sampler` is 'euler'; expected"),
+        (["sample", "nowhere/at/all"], "is no whole pipeline"),
+        (["evaluate", "nowhere", "--attribute", "position"], "images.npz` can't be read"),
+        (["evaluate", "nowhere", "--attribute", "size"], "`measure` is 'size'; expected"),
+        (["evaluate", "BROKEN", "--attribute", "position"], "images.npz` can't be read"),
+    ],
+)
+def test_wrong_arguments_end_in_one_sentence(folder, tmp_path, arguments, message):
+    (tmp_path / "images.npz").write_bytes(b"PK, and then nothing")
+    words = [{"TINY": folder, "BROKEN": tmp_path}.get(word, word) for word in arguments]
+    result = multiguidance(*words, "--out", tmp_path / "out")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()

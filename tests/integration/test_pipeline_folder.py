@@ -1,0 +1,187 @@
+"""A pipeline folder: written as it stands on the Hub, loaded with the package and without it, refused when broken."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import tiny_pipeline
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+from diffusers_multiguidance.hub.bundle import inline_source
+
+COMMITTED = sorted(path.parent for path in (Path(__file__).parents[1] / "pipelines").glob("*/model_index.json"))
+
+# Runs in a fresh process where the package can't be imported.
+WITHOUT_PACKAGE = """
+import sys
+sys.modules["diffusers_multiguidance"] = None
+import numpy as np, torch
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipeline.set_progress_bar_config(disable=True)
+attribute = next(iter(pipeline.classifiers.attributes))
+generator = torch.Generator().manual_seed(0)
+out = pipeline(2, target={attribute: 0.5}, num_inference_steps=5, generator=generator, output_type="np")
+np.save(sys.argv[2], out.images)
+pipeline.save_pretrained(sys.argv[3])
+"""
+
+
+def run_without_package(folder: Path, tmp_path: Path) -> tuple[np.ndarray, Path]:
+    """Images drawn in that process, and the folder that it saved the pipeline to."""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    saved = tmp_path / "saved-again"
+    command = [sys.executable, "-c", WITHOUT_PACKAGE, str(folder), str(tmp_path / "images.npy"), str(saved)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    return np.load(tmp_path / "images.npy"), saved
+
+
+def draw_with_package(folder: Path) -> np.ndarray:
+    pipeline = MultiGuidanceDDPMPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    attribute = next(iter(pipeline.attributes))
+    generator = torch.Generator().manual_seed(0)
+    return pipeline(2, target={attribute: 0.5}, num_inference_steps=5, generator=generator, output_type="np").images
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_layout(folder):
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "model_index.json",
+        "pipeline.py",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "classifiers/noisy_classifier.py",
+        "classifiers/config.json",
+        "classifiers/diffusion_pytorch_model.safetensors",
+    }
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline", "MultiGuidanceDDPMPipeline"]
+    assert index["unet"] == ["diffusers", "UNet2DModel"]
+    assert index["scheduler"] == ["diffusers", "DDPMScheduler"]
+    assert index["classifiers"] == ["noisy_classifier", "NoisyClassifierSet"]
+    for config in folder.rglob("*.json"):
+        assert "_name_or_path" not in config.read_text()
+    for code in folder.rglob("*.py"):
+        assert not re.search(r"^\s*from \.", code.read_text(), re.MULTILINE), "a published file must stand alone"
+        assert inline_source(code) == code.read_text(), "a published file publishes itself"
+
+
+def test_loads_and_samples_the_same_both_ways(folder, tmp_path):
+    pipeline = tiny_pipeline()
+    generator = torch.Generator().manual_seed(0)
+    expected = pipeline(
+        2, target={"Smiling": 0.5}, num_inference_steps=5, generator=generator, output_type="np"
+    ).images
+    np.testing.assert_allclose(draw_with_package(folder), expected, rtol=0, atol=1e-6)
+    images, saved_again = run_without_package(folder, tmp_path)
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(draw_with_package(saved_again), expected, rtol=0, atol=1e-6)
+
+
+def test_our_class_needs_no_trust_and_runs_no_code_of_the_folder(folder):
+    for code in folder.rglob("*.py"):
+        code.write_text("raise SystemExit('code of the folder was run')\n")
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(folder)
+    assert loaded.config["default_num_inference_steps"] == 10
+    assert loaded.attributes == {"Smiling": ["no", "yes"]}
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        DiffusionPipeline.from_pretrained(folder)
+
+
+def test_pipeline_without_classifiers(tmp_path):
+    pipeline = tiny_pipeline()
+    MultiGuidanceDDPMPipeline(pipeline.unet, None, pipeline.scheduler).save_pretrained(tmp_path / "unguided")
+    loaded = MultiGuidanceDDPMPipeline.from_pretrained(tmp_path / "unguided")
+    assert loaded.classifiers is None
+    assert not (tmp_path / "unguided" / "classifiers").exists()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def pickle_instead(path: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, path.with_suffix(".bin"))
+    path.unlink()
+
+
+def drop_a_tensor(path: Path) -> None:
+    weights = load_file(path)
+    weights.popitem()
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize("component", ["unet", "classifiers"])
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, pickle_instead, drop_a_tensor])
+def test_damaged_weights_are_refused(folder, component, damage):
+    damage(folder / component / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=r"`pretrained_model_name_or_path` .* is no whole pipeline: ") as error:
+        MultiGuidanceDDPMPipeline.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("component", "named"),
+    [
+        ("unet", ["diffusers", "UNet3DConditionModel"]),
+        ("unet", ["os", "system"]),
+        ("classifiers", ["evil", "NoisyClassifierSet"]),
+        ("scheduler", None),
+    ],
+)
+def test_unknown_classes_are_refused(folder, component, named):
+    index = json.loads((folder / "model_index.json").read_text())
+    index[component] = named
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"`model_index.json` names .* as '{component}'; expected one of"):
+        MultiGuidanceDDPMPipeline.from_pretrained(folder)
+
+
+def test_missing_folder_and_broken_index(tmp_path, folder):
+    with pytest.raises(ValueError, match="is no whole pipeline"):
+        MultiGuidanceDDPMPipeline.from_pretrained(tmp_path / "nowhere")
+    for text in ("{", "[]", "3"):
+        (folder / "model_index.json").write_text(text)
+        with pytest.raises(ValueError, match="is no whole pipeline"):
+            MultiGuidanceDDPMPipeline.from_pretrained(folder)
+
+
+def test_there_are_committed_pipelines():
+    assert COMMITTED
+
+
+@pytest.mark.parametrize("committed", COMMITTED, ids=lambda path: path.name)
+def test_committed_pipelines_load_both_ways(committed, tmp_path):
+    images, saved_again = run_without_package(committed, tmp_path)
+    np.testing.assert_allclose(draw_with_package(committed), images, rtol=0, atol=1e-4)
+    for name in ("pipeline.py", "classifiers/noisy_classifier.py"):
+        assert (committed / name).read_text() == (saved_again / name).read_text()
+    # That of faces has three classifiers of the smile and two evaluators.
+    limit = 16_000_000 if committed.name == "faces" else 10_000_000
+    assert sum(path.stat().st_size for path in committed.rglob("*") if path.is_file()) < limit
+    assert (committed / "README.md").exists()
+
+
+@pytest.mark.parametrize("committed", COMMITTED, ids=lambda path: path.name)
+def test_committed_code_is_that_of_the_package(committed, tmp_path):
+    pipeline = MultiGuidanceDDPMPipeline.from_pretrained(committed)
+    pipeline.save_pretrained(tmp_path)
+    for name in ("pipeline.py", "classifiers/noisy_classifier.py"):
+        assert (committed / name).read_text() == (tmp_path / name).read_text(), "save the pipeline again"

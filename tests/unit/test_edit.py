@@ -1,0 +1,162 @@
+"""Editing: what the call promises, with tiny networks."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import tiny_pipeline
+from PIL import Image
+
+from diffusers_multiguidance.diffusion import GaussianDiffusion
+from diffusers_multiguidance.guidance import guidance_gradient
+from diffusers_multiguidance.pipelines import MultiGuidanceEditPipeline
+
+
+def edit_pipeline() -> MultiGuidanceEditPipeline:
+    pipeline = tiny_pipeline()
+    edit = MultiGuidanceEditPipeline(**pipeline.components, default_num_inference_steps=20)
+    edit.set_progress_bar_config(disable=True)
+    return edit
+
+
+@pytest.fixture
+def edit() -> MultiGuidanceEditPipeline:
+    return edit_pipeline()
+
+
+def pictures(count: int, size: tuple[int, int] = (8, 8)) -> list[Image.Image]:
+    """Smooth ones: nothing of them is lost when they are resized."""
+    x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
+    return [Image.fromarray((255 * (x * n + y * (count - n)) / count).astype(np.uint8)) for n in range(count)]
+
+
+def generators(count: int, start: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(start + number) for number in range(count)]
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 0.8])
+def test_there_and_back_without_guidance_and_noise(edit, strength):
+    """DDIM inversion is exact for infinitely many steps."""
+    edit.scheduler.register_to_config(clip_sample=False)  # the network is random: what it predicts leaves [-1, 1]
+    errors = []
+    for steps in (20, 100):
+        call = {"num_inference_steps": steps, "strength": strength, "output_type": "np"}
+        same = edit(pictures(3), target={"Smiling": 0.5}, guidance_scale=0.0, eta=0.0, **call).images
+        errors.append(np.abs(same[..., 0] - np.stack([np.asarray(one) for one in pictures(3)]) / 255).mean())
+    assert errors[1] < 0.02
+    assert errors[1] < errors[0]
+
+
+def test_edits_like_the_bare_loop(edit):
+    """The call against a loop written from the steps that the golden numbers pin."""
+    out = edit(pictures(2), target={"Smiling": 0.3}, guidance_scale=30.0, output_type="pt", generator=generators(2))
+
+    diffusion = GaussianDiffusion.from_scheduler(edit.scheduler, 20)
+    streams = generators(2)
+    x = torch.stack([torch.from_numpy(np.array(one)).float()[None] / 127.5 - 1 for one in pictures(2)])
+    with torch.no_grad():
+        for index in range(9):
+            x = diffusion.ddim_inverse_step(edit.unet(x, diffusion.timesteps[index]).sample, x, index)
+        for index in reversed(range(10)):
+            timestep = diffusion.timesteps[index]
+            grad = guidance_gradient(edit.classifiers, x, timestep, {"Smiling": torch.tensor([[21.0, 9.0]] * 2)})
+            noise = torch.zeros_like(x)
+            if index > 0:
+                noise = torch.cat([torch.randn(1, 1, 8, 8, generator=stream) for stream in streams])
+            x = diffusion.ddim_step(edit.unet(x, timestep).sample, x, index, (index + 1) / 10, grad, noise)
+    torch.testing.assert_close(out.images, x.clamp(-1, 1) / 2 + 0.5, rtol=0, atol=1e-5)
+
+
+def test_guidance_moves_the_probability_towards_the_target(edit):
+    def probability(target: float, scale: float) -> float:
+        call = {"target": {"Smiling": target}, "guidance_scale": scale, "strength": 0.8}
+        return edit(pictures(6), generator=generators(6), **call).probabilities["Smiling"][:, 1].mean()
+
+    assert probability(0.0, 2000.0) < probability(0.5, 0.0) < probability(1.0, 2000.0)
+
+
+def test_weights_are_targets_times_scale(edit):
+    call = {"output_type": "np", "strength": 0.5}
+    by_target = edit(pictures(1), target={"Smiling": 0.25}, guidance_scale=40.0, generator=generators(1), **call)
+    weights = {"Smiling": {"no": 30, "yes": 10}}
+    by_weights = edit(pictures(1), guidance_weights=weights, generator=generators(1), **call)
+    np.testing.assert_allclose(by_target.images, by_weights.images, rtol=0, atol=1e-6)
+
+
+def test_an_image_does_not_depend_on_its_batch(edit):
+    call = {"target": {"Smiling": 0.5}, "output_type": "np"}
+    four = edit(pictures(4), generator=generators(4), **call).images
+    last = edit(pictures(4)[2:], generator=generators(2, start=2), **call).images
+    np.testing.assert_allclose(four[2:], last, rtol=0, atol=1e-5)
+
+
+def test_images_of_any_size_and_mode_fit_the_model(edit):
+    grey = edit._to_sample(pictures(2)[1])
+    tall = edit._to_sample(pictures(2, (8, 20))[1].convert("RGBA"))
+    assert grey.shape == tall.shape == (1, 1, 8, 8)
+    assert -1 <= tall.min() <= tall.max() <= 1
+    large = edit._to_sample(pictures(2)[1].resize((80, 80), Image.Resampling.NEAREST).convert("RGB"))
+    assert (large - grey).abs().max() < 0.1
+    sideways = pictures(2)[1]
+    sideways.getexif()[0x0112] = 6  # a camera held upright
+    assert torch.equal(edit._to_sample(sideways), grey.rot90(-1, (2, 3)))
+
+
+def test_strength_says_how_many_steps(edit):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append((step, timestep))
+
+    for strength in (0.01, 0.5, 1.0):
+        edit(pictures(1), target={"Smiling": 0.5}, strength=strength, callback_on_step_end=callback)
+    assert [step for step, _ in seen] == [0, *range(10), *range(20)]
+    assert [timestep for step, timestep in seen if step == 0] == [0, 47, 99]
+
+
+def test_loads_the_folders_that_sampling_loads(edit, tmp_path):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    loaded = MultiGuidanceEditPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.config["default_num_inference_steps"] == 10
+    shared = MultiGuidanceEditPipeline.from_pipe(pipeline, classifiers=pipeline.classifiers)
+    shared.set_progress_bar_config(disable=True)
+    assert shared.config["default_num_inference_steps"] == 10
+    call = {"target": {"Smiling": 0.5}, "num_inference_steps": 20, "guidance_scale": 60.0, "output_type": "np"}
+    images = [one(pictures(1), generator=generators(1), **call).images for one in (edit, loaded, shared)]
+    np.testing.assert_allclose(images[0], images[1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(images[0], images[2], rtol=0, atol=1e-5)
+
+
+TARGET = {"target": {"Smiling": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image": [], **TARGET}, "`image` is an empty list; expected"),
+        ({"image": "face.png", **TARGET}, "`image` is or has a str; expected"),
+        ({"image": np.zeros((8, 8)), **TARGET}, "`image` is or has a ndarray; expected"),
+        ({"image": Image.new("I;16", (8, 8)), **TARGET}, "`image` has the mode 'I;16'; expected"),
+        ({}, "`target` and `guidance_weights`: neither given; expected exactly one"),
+        (
+            {**TARGET, "guidance_weights": {"Smiling": {"no": 3}}},
+            "`target` and `guidance_weights`: both given; expected exactly one",
+        ),
+        ({"target": {"Age": 0.5}}, "`target` names attribute 'Age'; expected"),
+        ({"target": {"Smiling": float("nan")}}, "`target` for 'Smiling' is nan; expected"),
+        ({"guidance_weights": {"Smiling": {"maybe": 3}}}, "`guidance_weights` names class 'maybe'"),
+        ({"strength": 0.0, **TARGET}, "`strength` is 0.0; expected"),
+        ({"strength": 1.1, **TARGET}, "`strength` is 1.1; expected"),
+        ({"strength": float("nan"), **TARGET}, "`strength` is nan; expected"),
+        ({"eta": 1.5, **TARGET}, "`eta` is 1.5; expected"),
+        ({"guidance_scale": -1, **TARGET}, "`guidance_scale` is -1; expected"),
+        ({"num_inference_steps": 101, **TARGET}, "`num_inference_steps` is 101; expected"),
+        ({"generator": [torch.Generator()] * 3, **TARGET}, "`generator` has 3 generators; expected"),
+        ({"output_type": "latent", **TARGET}, "`output_type` is 'latent'; expected"),
+        ({"callback_on_step_end": 3, **TARGET}, "`callback_on_step_end` is 3; expected"),
+    ],
+)
+def test_wrong_arguments(edit, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        edit(**{"image": pictures(1), **arguments})

@@ -1,0 +1,106 @@
+"""Measures, on images whose attribute is known, and figures whose value is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusers_multiguidance.data.circles import render_circle, position
+from diffusers_multiguidance.evaluation.evaluators import CirclePosition, StrokeThickness
+from diffusers_multiguidance.evaluation.report import summarize, write_report
+from diffusers_multiguidance.evaluation.uniformity import (
+    histogram,
+    kld_floor,
+    kld_to_uniform,
+    mse_floor,
+    mse_to_uniform,
+    share_in_gap,
+    share_malformed,
+)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_circle_position_is_that_of_the_drawn_centre(size):
+    centres = range(2, size - 2)
+    images = np.stack([render_circle(x, 9, size) for x in centres])[..., None]
+    noisy = np.clip(images.astype(int) + np.random.default_rng(0).integers(-40, 40, images.shape), 0, 255)
+    for batch in (images, noisy.astype(np.uint8), np.repeat(images, 3, axis=-1)):
+        np.testing.assert_allclose(CirclePosition()(batch), [position(x, size) for x in centres], atol=1e-6)
+
+
+def test_height_of_a_circle_is_measured_from_the_bottom():
+    images = np.stack([render_circle(9, y, 32) for y in (29, 20, 2)])[..., None]
+    np.testing.assert_allclose(CirclePosition(vertical=True)(images), [0, 9 / 27, 1], atol=1e-6)
+
+
+def test_anything_but_one_circle_is_malformed():
+    two = np.maximum(render_circle(5, 5, 32), render_circle(20, 20, 32))
+    line = np.zeros((32, 32), np.uint8)
+    line[5:20, 10] = 255
+    dot = np.zeros((32, 32), np.uint8)
+    dot[5, 5] = 255
+    short_line = np.zeros((32, 32), np.uint8)
+    short_line[5:10, 10] = 255
+    overlapping = np.maximum(render_circle(10, 10, 32), render_circle(11, 12, 32))
+    ring = render_circle(10, 10, 32) - 255 * (render_circle(10, 10, 32) > 0) * (np.indices((32, 32)) == 10).all(axis=0)
+    ring[9:12, 10] = ring[10, 9:12] = 0
+    half = render_circle(10, 10, 32)
+    half[:, 10:] = 0
+    empty = np.zeros((32, 32), np.uint8)
+    images = np.stack([two, line, dot, short_line, overlapping, ring, half, empty]).astype(np.uint8)[..., None]
+    assert np.isnan(CirclePosition()(images)).all()
+
+
+def test_stroke_thickness_is_a_share_of_real_digits():
+    images = np.zeros((3, 32, 32, 1), np.uint8)
+    for number, width in enumerate((2, 4)):
+        images[number, 4:28, 10 : 10 + width] = 255
+    thin, thick, empty = StrokeThickness()(images)
+    assert 0 < thin < 0.5 < 0.9 < thick <= 1
+    assert np.isnan(empty)
+
+
+def test_measures_refuse_other_arrays():
+    with pytest.raises(ValueError, match=r"`images` is float64 .*; expected"):
+        CirclePosition()(np.zeros((1, 32, 32, 1)))
+
+
+def test_figures_of_known_histograms():
+    even = (np.arange(100) + 0.5) / 100
+    assert mse_to_uniform(even) == pytest.approx(0, abs=1e-12)
+    assert kld_to_uniform(even) == pytest.approx(0, abs=1e-12)
+    point = np.full(50, 0.305)
+    assert mse_to_uniform(point) == pytest.approx(np.sqrt((1 - 0.01) ** 2 + 99 * 0.01**2))
+    assert kld_to_uniform(point) == pytest.approx(np.log(100))
+    assert histogram(np.array([0.0, 1.0, np.nan])).sum() == pytest.approx(1)
+
+
+def test_floors_are_what_uniform_samples_score():
+    rng = np.random.default_rng(0)
+    samples = rng.random((200, 2000))
+    assert np.mean([mse_to_uniform(row) for row in samples]) == pytest.approx(mse_floor(2000), rel=0.02)
+    assert np.mean([kld_to_uniform(row) for row in samples]) == pytest.approx(kld_floor(2000), rel=0.05)
+
+
+def test_shares_count_all_samples():
+    values = np.array([0.1, 0.2, 0.5, 0.8, 0.79, np.nan])
+    assert share_in_gap(values) == pytest.approx(2 / 6)
+    assert share_malformed(values) == pytest.approx(1 / 6)
+    assert summarize(np.array([np.nan, np.nan]))["share_malformed"] == 1
+
+
+def test_wrong_values():
+    with pytest.raises(ValueError, match="`values` has no number"):
+        mse_to_uniform(np.array([np.nan]))
+    with pytest.raises(ValueError, match=r"`values` run from .* expected"):
+        kld_to_uniform(np.array([0.5, 1.5]))
+
+
+def test_report_files(tmp_path):
+    images = np.stack([render_circle(x, 9, 32) for x in range(2, 30)] + [np.zeros((32, 32), np.uint8)])[..., None]
+    summary = write_report(images, CirclePosition()(images), "position", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "histogram.png", "grid.png"}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["num_images"] == 29
+    assert report["share_in_gap"] == summary["share_in_gap"] == pytest.approx(16 / 29)
+    assert report["values"][-1] is None

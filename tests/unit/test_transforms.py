@@ -1,0 +1,25 @@
+"""Images on their way to a network."""
+
+import torch
+from PIL import Image
+
+from diffusers_multiguidance.data.load import load_training_set
+from diffusers_multiguidance.data.transforms import image_channels, random_flip, with_tensors
+
+
+def test_random_flip_mirrors_half_of_the_images():
+    images = torch.randn(200, 1, 2, 3)
+    flipped = random_flip(images)
+    mirrored = (flipped == images.flip(-1)).all(dim=(1, 2, 3))
+    assert torch.equal(flipped[~mirrored], images[~mirrored])
+    assert 50 < mirrored.sum() < 150
+
+
+def test_a_folder_of_images_is_a_training_set(tmp_path):
+    for number, size in enumerate([(20, 30), (40, 16)]):
+        Image.new("RGB", size, (255, 0, 0)).save(tmp_path / f"{number}.png")
+    dataset = load_training_set(train_data_dir=tmp_path)
+    image = with_tensors(dataset, 16, [])[0]["image"]
+    assert image.shape == (image_channels(dataset), 16, 16)
+    assert image[0].min() == 1
+    assert image[1].max() == -1
