@@ -18,21 +18,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from pictures import (
-    FORMATS,
-    MAX_UPLOAD_BYTES,
-    SCRUB,
-    data_url,
-    fit,
-    histogram,
-    magnify,
-    open_upload,
-    point_in_square,
-    said_value,
-    save_gif,
-    square,
-    sweep_figure,
-)
+import pictures
 from PIL import Image, ImageOps
 from sampling import MODELS, Model, Step, Sweep, edit, sample
 from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, number
@@ -69,15 +55,11 @@ def plain_errors() -> Iterator[None]:
 # ---- What is said of images -----------------------------------------------------------------------------------------
 
 
-def status(words: str, step: Step | None = None) -> str:
-    bar = ""
+def status(words: str = "", step: Step | None = None) -> str:
     if step is not None:
         bar = f'<div class="bar"><i style="width:{100 * step.number / step.total:.0f}%"></i></div>'
-    return f'<div class="status" role="status">{bar}{words}</div>'
-
-
-def step_status(step: Step) -> str:
-    return status(f"step {step.number} of {step.total}", step)
+        words = f"{bar}step {step.number} of {step.total}"
+    return f'<div class="status" role="status">{words}</div>'
 
 
 def said(model: Model, attribute: str) -> str:
@@ -86,7 +68,7 @@ def said(model: Model, attribute: str) -> str:
 
 
 def caption(values: dict[str, np.ndarray], place: int) -> str:
-    return ", ".join(said_value(value[place]) for value in values.values())
+    return ", ".join(pictures.said_value(value[place]) for value in values.values())
 
 
 def histograms(settings: Settings, clicks: list[dict[str, Any]]) -> str:
@@ -98,12 +80,14 @@ def histograms(settings: Settings, clicks: list[dict[str, Any]]) -> str:
         for click in clicks:
             (current if click["call"] == call else earlier).extend(click["values"][attribute])
         requested, gap = (call["target"] or {}).get(attribute), model.card["gap"].get(attribute)
-        pages.append(histogram(f"{attribute}, {said(model, attribute)}", ends, current, earlier, requested, gap))
+        pages.append(
+            pictures.histogram(f"{attribute}, {said(model, attribute)}", ends, current, earlier, requested, gap)
+        )
     return "".join(pages)
 
 
 def figure(model: Model, sweep: Sweep) -> str:
-    page = sweep_figure(sweep, model.attributes[sweep.along], model.card["gap"].get(sweep.along))
+    page = pictures.sweep_figure(sweep, model.attributes[sweep.along], model.card["gap"].get(sweep.along))
     return f'{page}<p class="note">Requested {sweep.along}, and in bold {said(model, sweep.along)}.</p>'
 
 
@@ -116,13 +100,14 @@ def generate(settings: Settings, clicks: Sequence[dict[str, Any]] = ()) -> Itera
     started = time.monotonic()
     for step in sample(seeds=settings.seeds(), **call):
         if step.values is None:
-            yield to_pil(step.images), step_status(step), gr.skip(), gr.skip()
+            yield to_pil(step.images), status(step=step), gr.skip(), gr.skip()
             continue
         # The same click again generates the same images, which count once.
         click = {"call": call, "seed": settings.seed, "values": step.values}
         others = [old for old in clicks if (old["call"], old["seed"]) != (call, settings.seed)]
         kept = [*(old for old in others if old["call"]["name"] == call["name"]), click][-KEPT:]
-        words = f"{settings.images} images in {time.monotonic() - started:.1f} s, seed {settings.seed}"
+        words = f"{settings.images} image{'s' * (settings.images > 1)} in {time.monotonic() - started:.1f} s, "
+        words += f"seed {settings.seed}"
         captioned = [(one, caption(step.values, place)) for place, one in enumerate(to_pil(step.images))]
         yield captioned, status(words), histograms(settings, kept), kept
 
@@ -139,7 +124,7 @@ def sweep(settings: Settings, along: str, frames: int) -> Iterator[tuple[Any, ..
         values = [] if step.values is None else list(step.values[along])
         shown = figure(settings.model, Sweep(along, step.images, requested, values))
         if step.values is None:
-            yield shown, gr.skip(), gr.skip(), step_status(step)
+            yield shown, gr.skip(), gr.skip(), status(step=step)
             continue
         words = status(f"{frames} images in {time.monotonic() - started:.1f} s, seed {settings.seed}")
         # When Gradio asks for more it has its own copies, and the folder of these goes.
@@ -151,7 +136,7 @@ def sweep_files(folder: str | Path, name: str, images: np.ndarray) -> list[Any]:
     """Strip and GIF of a sweep, for their buttons."""
     strip, gif = (Path(folder) / f"{name}.{ending}" for ending in ("png", "gif"))
     image_grid(to_pil(images), columns=len(images), zoom=max(1, 128 // images.shape[1])).save(strip)
-    save_gif(images, gif)
+    pictures.save_gif(images, gif)
     return [gr.update(value=str(path), interactive=True) for path in (strip, gif)]
 
 
@@ -168,14 +153,15 @@ def edit_picture(
     before = as_model_sees(model, picture["composite"])
     call = {"target": targets, "strength": strength, "guidance_scale": scale, "num_inference_steps": steps}
     for step in edit(model.name, to_pil(before)[0], seeds, **call):
-        captions, words = [""] * VARIANTS, step_status(step)
+        captions, words = [""] * VARIANTS, status(step=step)
         if step.values:
             captions = [caption(step.values, place) for place in range(VARIANTS)]
-            told = {name: one(before) for name, one in model.evaluators.items()}
-            was = f"before {caption(told, 0)}; after" if told else "after"
-            words = status(f"{', '.join(step.values)} {said(model, next(iter(step.values)))}: {was} {captions[0]}")
-        after = magnify(to_pil(step.images), CANVAS)
-        pair = (magnify(to_pil(before), CANVAS)[0], after[0])
+            words = ", ".join(f"{name} {said(model, name)}" for name in step.values)
+            if len(model.evaluators) == len(step.values):
+                words += f": before {caption({name: one(before) for name, one in model.evaluators.items()}, 0)}"
+            words = status(f"{words}; after {captions[0]}")
+        after = pictures.magnify(to_pil(step.images), CANVAS)
+        pair = (pictures.magnify(to_pil(before), CANVAS)[0], after[0])
         yield pair, list(zip(after, captions, strict=True)), words
 
 
@@ -185,19 +171,19 @@ def compare(pair: tuple[Any, Any], variants: list[tuple[Any, str]], event: gr.Se
 
 
 def as_model_sees(model: Model, picture: Image.Image) -> np.ndarray:
-    return fit(picture, model.pipe.image_size, model.pipe.channels)
+    return pictures.fit(picture, model.pipe.image_size, model.pipe.channels)
 
 
 def upload(settings: Settings, path: str) -> Iterator[Image.Image]:
     """Put an uploaded picture on the canvas as the pipeline will see it."""
-    yield magnify(to_pil(as_model_sees(settings.model, open_upload(path))), CANVAS)[0]
+    yield pictures.magnify(to_pil(as_model_sees(settings.model, pictures.open_upload(path))), CANVAS)[0]
 
 
 def use_a_sample(settings: Settings) -> Iterator[Image.Image]:
     """Put an unguided sample, so one of the ends, on the canvas."""
     call = {**settings.call(), "target": None}
     *_, last = sample(seeds=[secrets.randbelow(MAX_SEED)], **call)
-    yield magnify(to_pil(last.images), CANVAS)[0]
+    yield pictures.magnify(to_pil(last.images), CANVAS)[0]
 
 
 def generate_point(settings: Settings) -> Iterator[tuple[Any, ...]]:
@@ -206,19 +192,19 @@ def generate_point(settings: Settings) -> Iterator[tuple[Any, ...]]:
     x, y = (settings.targets[name] for name in ends)
     if x is None or y is None:
         raise ValueError("One of the two attributes is left free; tick both.")
-    yield square(ends, (x, y)), gr.skip(), status("")
+    yield pictures.square(ends, (x, y)), gr.skip(), status()
     for step in sample(seeds=settings.seeds()[:1], **replace(settings, even=False).call()):
         if step.values is None:
-            yield gr.skip(), to_pil(step.images)[0], step_status(step)
+            yield gr.skip(), to_pil(step.images)[0], status(step=step)
             continue
         found = tuple(float(step.values[name][0]) for name in ends)
         words = f"requested {x:.2f}, {y:.2f} (cross); came out as {caption(step.values, 0)} (ring)"
-        yield square(ends, (x, y), found), to_pil(step.images)[0], status(words)
+        yield pictures.square(ends, (x, y), found), to_pil(step.images)[0], status(words)
 
 
 def click_square(event: gr.SelectData) -> list[Any]:
     """Both targets there, and both guided."""
-    return [*point_in_square(*event.index), True, True]
+    return [*pictures.point_in_square(*event.index), True, True]
 
 
 # ---- What is shown of a pipeline ------------------------------------------------------------------------------------
@@ -280,18 +266,17 @@ def show(settings: Settings, problems: Sequence[str] = ()) -> dict[Any, Any]:
         edit_steps: editing["num_inference_steps"],
         comparison: None,
         edited: [],
-        edit_status: status(""),
+        edit_status: status(),
         two_tab: gr.update(visible=two),
-        plane: square(dict(attributes[:2]), (point[0], point[1])) if two else None,
+        plane: pictures.square(dict(attributes[:2]), (point[0], point[1])) if two else None,
         point_image: None,
-        point_status: status(""),
+        point_status: status(),
     }
 
 
 def opened(opening: Sweep) -> list[tuple[Image.Image, str]]:
-    told = zip(opening.requested, opening.values, strict=True)
-    captions = [f"{requested:.2f} → {said_value(value)}" for requested, value in told]
-    return list(zip(to_pil(opening.images), captions, strict=True))
+    told = zip(opening.requested, map(pictures.said_value, opening.values), strict=True)
+    return list(zip(to_pil(opening.images), (f"{aim:.2f} → {value}" for aim, value in told), strict=True))
 
 
 def describe(settings: Settings) -> str:
@@ -324,7 +309,9 @@ def card_pictures() -> str:
             picture = ImageOps.fit(Image.open(model.picture), (288, 96), centering=(0, 0))
         else:
             continue
-        rules.append(f"#pipelines label:nth-of-type({number_})::before {{background-image: url({data_url(picture)})}}")
+        rules.append(
+            f"#pipelines label:nth-of-type({number_})::before {{background-image: url({pictures.data_url(picture)})}}"
+        )
     return "\n".join(rules)
 
 
@@ -424,7 +411,8 @@ THEME = gr.themes.Base(
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover_dark="*primary_800",
 )
-PIXELS = {"format": "png", "show_label": False, "elem_classes": "pixels"}  # few of them, and each is to be seen
+PLAIN: dict[str, Any] = {"format": "png", "show_label": False}
+PIXELS = PLAIN | {"elem_classes": "pixels"}  # few of them, and each is to be seen
 BUTTONS = ["download", "fullscreen"]
 
 usual = defaults(next(iter(MODELS.values())))
@@ -460,7 +448,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                 with gr.Row():
                     generate_button = gr.Button("Generate", variant="primary", min_width=120)
                     next_button = gr.Button("Next seed", min_width=120)
-                generate_status = gr.HTML(status(""))
+                generate_status = gr.HTML(status())
                 gallery = gr.Gallery(
                     columns=4, height="auto", object_fit="contain", elem_id="gallery", buttons=BUTTONS, **PIXELS
                 )
@@ -472,7 +460,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
 
             with gr.Tab("Sweep") as sweep_tab:
                 gr.Markdown("One seed, from one end of an attribute to the other.", elem_classes="note")
-                swept = gr.HTML(js_on_load=SCRUB, elem_id="sweep")
+                swept = gr.HTML(js_on_load=pictures.SCRUB, elem_id="sweep")
                 with gr.Row(equal_height=True):
                     known = sorted({name for model in MODELS.values() for name in model.attributes})
                     along = gr.Radio(known, value=next(iter(known), None), label="Along", visible=False)
@@ -481,7 +469,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                     sweep_button = gr.Button("Sweep", variant="primary", min_width=120)
                     strip_file = gr.DownloadButton("Download strip", interactive=False, min_width=120)
                     gif_file = gr.DownloadButton("Download GIF", interactive=False, min_width=120)
-                sweep_status = gr.HTML(status(""))
+                sweep_status = gr.HTML(status())
 
             with gr.Tab("Edit") as edit_tab:
                 gr.Markdown(
@@ -494,20 +482,19 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                         canvas = gr.ImageEditor(
                             type="pil",
                             image_mode="RGB",
-                            format="png",
                             sources=(),
                             transforms=(),
                             layers=False,
                             canvas_size=(CANVAS, CANVAS),
                             fixed_canvas=True,
-                            show_label=False,
                             height=360,
-                            brush=gr.Brush(default_size=20, colors=["#ffffff", "#000000"], default_color="#ffffff"),
+                            brush=gr.Brush(20, colors=["#ffffff", "#000000"], default_color="#ffffff"),
                             buttons=[],
                             elem_id="canvas",
+                            **PLAIN,
                         )
                         with gr.Row():
-                            endings = [f".{ending.lower()}" for ending in (*FORMATS, "jpg")]
+                            endings = [f".{ending.lower()}" for ending in (*pictures.FORMATS, "jpg")]
                             upload_button = gr.UploadButton("Upload", file_types=endings, min_width=100)
                             sample_button = gr.Button("Use a sample", min_width=100)
                         edit_strength = gr.Slider(0.05, 1, 0.5, step=0.05, label="How far back to noise")
@@ -515,18 +502,11 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                         edit_steps = gr.Slider(1, MAX_STEPS, 50, step=1, label="Steps of editing")
                     with gr.Column(min_width=300):
                         edit_button = gr.Button("Edit", variant="primary")
-                        edit_status = gr.HTML(status(""))
-                        comparison = gr.ImageSlider(
-                            type="pil", interactive=False, elem_id="comparison", buttons=BUTTONS, **PIXELS
-                        )
+                        edit_status = gr.HTML(status())
+                        shown = {"type": "pil", "interactive": False}
+                        comparison = gr.ImageSlider(elem_id="comparison", buttons=BUTTONS, **shown, **PIXELS)
                         edited = gr.Gallery(
-                            type="pil",
-                            columns=VARIANTS,
-                            height="auto",
-                            allow_preview=False,
-                            interactive=False,
-                            elem_id="edited",
-                            **PIXELS,
+                            columns=VARIANTS, height="auto", allow_preview=False, elem_id="edited", **shown, **PIXELS
                         )
 
             with gr.Tab("Two attributes", visible=False) as two_tab:
@@ -535,37 +515,24 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                     elem_classes="note",
                 )
                 with gr.Row(equal_height=False):
+                    words = "A square, one attribute across, the other upwards"
                     plane = gr.Image(
-                        format="png",
-                        image_mode=None,
-                        interactive=False,
-                        show_label=False,
-                        buttons=[],
-                        min_width=300,
-                        elem_id="plane",
-                        alt_text="A square, one attribute across, the other upwards",
+                        image_mode=None, interactive=False, buttons=[], elem_id="plane", alt_text=words, **PLAIN
                     )
                     with gr.Column(min_width=300):
                         point_button = gr.Button("Generate there", variant="primary")
-                        point_status = gr.HTML(status(""))
+                        point_status = gr.HTML(status())
                         point_image = gr.Image(
                             image_mode=None,
                             height=360,
                             elem_id="point",
-                            alt_text="The image at the cross",
+                            alt_text="The image there",
                             buttons=BUTTONS,
                             **PIXELS,
                         )
 
-    controls = {
-        "pipeline": chooser,
-        "even": even,
-        "scale": scale,
-        "steps": steps,
-        "scheduler": scheduler,
-        "images": images,
-        "seed": seed,
-    }
+    controls = {"pipeline": chooser, "even": even, "scale": scale, "steps": steps, "scheduler": scheduler}
+    controls |= {"images": images, "seed": seed}
     everything = {*controls.values(), *targets, *guides}
     # One limit for all that samples, whichever tab it is on.
     limit = {"concurrency_id": "sampling", "concurrency_limit": AT_ONCE}
@@ -574,7 +541,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
     def run(event: Any, handler: Any, others: list[Any], outputs: list[Any], shown: gr.HTML) -> None:
         """`handle` what samples; after an error no bar says that something is still going on."""
         progress = {"show_progress": "minimal", "show_progress_on": shown}
-        handle(event, handler, others, outputs, **progress, **limit).failure(lambda: status(""), None, shown, **quick)
+        handle(event, handler, others, outputs, **progress, **limit).failure(lambda: status(), None, shown, **quick)
 
     shows = list(show(usual))
     demo.load(read_address, None, shows, **quick)
@@ -613,7 +580,7 @@ if __name__ == "__main__":
         theme=THEME,
         css=card_pictures(),
         css_paths=Path(__file__).with_name("style.css"),
-        max_file_size=MAX_UPLOAD_BYTES,
+        max_file_size=pictures.MAX_UPLOAD_BYTES,
         ssr_mode=False,
         footer_links=["api", "gradio", "settings"],
         state_session_capacity=1000,

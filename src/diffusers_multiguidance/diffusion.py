@@ -125,7 +125,7 @@ class GaussianDiffusion:
             ValueError: for a step count, spacing, schedule, prediction or variance type it does not know.
         """
         config = scheduler.config
-        for setting in ("rescale_betas_zero_snr", "thresholding"):
+        for setting in ("rescale_betas_zero_snr", "thresholding", "use_flow_sigmas"):
             if config.get(setting):
                 raise ValueError(f"`{setting}` is {config[setting]} in the scheduler; expected False.")
         betas = noise_schedule(config)

@@ -32,7 +32,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sasolver": ("SASolverScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
+    # Spaced like the timesteps, its first step from the enormous noise of a cosine schedule would go astray.
+    "heun": ("HeunDiscreteScheduler", {"use_karras_sigmas": True}),
     "lms": ("LMSDiscreteScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
 }
@@ -61,7 +62,8 @@ def scheduler_name(scheduler: Any) -> str:
         ValueError: for one that can't be guided.
     """
     for name, (class_name, settings) in SCHEDULERS.items():
-        if type(scheduler).__name__ == class_name and all(scheduler.config.get(k) == v for k, v in settings.items()):
+        algorithm = settings.get("algorithm_type", scheduler.config.get("algorithm_type"))
+        if type(scheduler).__name__ == class_name and scheduler.config.get("algorithm_type") == algorithm:
             return name
     known = sorted({class_name for class_name, _ in SCHEDULERS.values()})
     raise ValueError(f"`scheduler` is a {type(scheduler).__name__} that can't be guided; expected one of {known}.")
@@ -130,6 +132,11 @@ class StockSteps:
 
     def __init__(self, scheduler: Any, num_inference_steps: int, device: torch.device) -> None:
         self.diffusion = GaussianDiffusion.from_scheduler(scheduler)
+        if not (isinstance(num_inference_steps, int) and 1 <= num_inference_steps <= len(self.diffusion)):
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number from 1 to the "
+                f"{len(self.diffusion)} timesteps of training."
+            )
         # A copy, since a scheduler remembers the steps of the one sampling that it is in; and with the prediction
         # alone, since of a learned variance some schedulers cut off all but three channels.
         self.scheduler = type(scheduler).from_config(scheduler.config, variance_type=None)

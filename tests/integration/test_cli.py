@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.launch import ROOT
 from helpers.tiny import tiny_pipeline
 from PIL import Image
 
+from diffusers_multiguidance.cli import main
 from diffusers_multiguidance.data.circles import render_circle
 
-ROOT = Path(__file__).parents[1]
 
 
 def multiguidance(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "diffusers_multiguidance", *map(str, arguments)]
+    command = [str(Path(sys.executable).with_name("multiguidance")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -50,7 +51,8 @@ def test_sample_writes_images_grid_and_record(folder, tmp_path):
 def test_evaluate_reads_what_sample_wrote(tmp_path):
     images = np.stack([render_circle(x, 9, 32) for x in range(2, 30)])[..., None]
     np.savez(tmp_path / "images.npz", images=images)
-    result = multiguidance("evaluate", tmp_path, "--attribute", "position", "--out", tmp_path / "report")
+    call = ["--attribute", "position", "--evaluator", "circle-position", "--out", tmp_path / "report"]
+    result = multiguidance("evaluate", tmp_path, *call)
     assert result.returncode == 0, result.stderr
     assert "share_in_gap" in result.stdout
     report = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -68,6 +70,28 @@ def test_demo_shows_the_unseen_middle(tmp_path):
     assert Image.open(tmp_path / "demo" / "demo.png").size[0] > 800
 
 
+def test_evaluate_finds_the_evaluator_of_the_pipeline(tmp_path):
+    """That it carries, or that it was calibrated by; only their names count, so the images are few."""
+    for name, attribute, size, channels in (("faces-rendered", "Smiling", 32, 3), ("circles-32", "position", 32, 1)):
+        samples = tmp_path / name
+        samples.mkdir()
+        np.savez(samples / "images.npz", images=np.zeros((2, size, size, channels), np.uint8))
+        (samples / "sample.json").write_text(json.dumps({"pipeline": str(ROOT / "pipelines" / name)}))
+        result = multiguidance("evaluate", samples, "--attribute", attribute, "--out", tmp_path / "report")
+        assert result.returncode == 0, result.stderr
+        assert json.loads((tmp_path / "report" / "report.json").read_text())["attribute"] == attribute
+
+
+def test_another_scheduler_takes_its_own_scale_or_asks_for_one(tmp_path):
+    """5000, tuned for the folder's own scheduler, would leave no circle whole."""
+    circles = ROOT / "pipelines" / "circles-32-exact"
+    call = [circles, "--scheduler", "ddim", "--num-inference-steps", 20, "--target", "position=0.5", "--out"]
+    result = multiguidance("sample", *call, tmp_path / "samples")
+    assert result.returncode == 2
+    assert "`guidance_scale` is missing, and none was tuned for 'ddim'; expected a number" in result.stderr
+    assert not (tmp_path / "samples").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,18 +103,26 @@ def test_demo_shows_the_unseen_middle(tmp_path):
         (["sample", "TINY", "--target", "Smiling=2"], "`target` for 'Smiling' is 2.0; expected"),
         (["sample", "TINY", "--target", "Age=0.5"], "`target` names attribute 'Age'; expected"),
         (["sample", "TINY", "--guidance-scale", -3, "--target", "Smiling=0.5"], "`guidance_scale` is -3.0; expected"),
-        (["sample", "TINY", "--sampler", "euler"], "`sampler` is 'euler'; expected"),
+        (["sample", "TINY", "--scheduler", "plms"], "`scheduler` is 'plms'; expected"),
         (["sample", "nowhere/at/all"], "is no whole pipeline"),
         (["evaluate", "nowhere", "--attribute", "position"], "images.npz` can't be read"),
-        (["evaluate", "nowhere", "--attribute", "size"], "`measure` is 'size'; expected"),
+        (["evaluate", "IMAGES", "--attribute", "size", "--evaluator", "size"], "`evaluator` is 'size'; expected"),
+        (["evaluate", "IMAGES", "--attribute", "position"], "sample.json"),
         (["evaluate", "BROKEN", "--attribute", "position"], "images.npz` can't be read"),
     ],
 )
-def test_wrong_arguments_end_in_one_sentence(folder, tmp_path, arguments, message):
-    (tmp_path / "images.npz").write_bytes(b"PK, and then nothing")
-    words = [{"TINY": folder, "BROKEN": tmp_path}.get(word, word) for word in arguments]
-    result = multiguidance(*words, "--out", tmp_path / "out")
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_wrong_arguments_end_in_one_sentence(folder, tmp_path, arguments, message, capsys, monkeypatch):
+    for name in ("broken", "images"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken" / "images.npz").write_bytes(b"PK, and then nothing")
+    np.savez(tmp_path / "images" / "images.npz", images=np.zeros((1, 32, 32, 1), np.uint8))
+    places = {"TINY": folder, "BROKEN": tmp_path / "broken", "IMAGES": tmp_path / "images"}
+    words = [str(places.get(word, word)) for word in arguments]
+    monkeypatch.setattr(sys, "argv", ["multiguidance", *words, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("multiguidance: ")
+    assert message in sentence
     assert not (tmp_path / "out").exists()

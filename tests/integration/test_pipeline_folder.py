@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_pipeline
+from helpers.tiny import tiny_pipeline, with_parts
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.hub.bundle import inline_source
 
-COMMITTED = sorted(path.parent for path in (Path(__file__).parents[1] / "pipelines").glob("*/model_index.json"))
+COMMITTED = sorted(path.parent for path in (Path(__file__).parents[2] / "pipelines").glob("*/model_index.json"))
 
 # Runs in a fresh process where the package can't be imported.
 WITHOUT_PACKAGE = """
@@ -36,7 +36,7 @@ pipeline.save_pretrained(sys.argv[3])
 
 
 def run_without_package(folder: Path, tmp_path: Path) -> tuple[np.ndarray, Path]:
-    """Images drawn in that process, and the folder that it saved the pipeline to."""
+    """Images generated in that process, and the folder that it saved the pipeline to."""
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     saved = tmp_path / "saved-again"
     command = [sys.executable, "-c", WITHOUT_PACKAGE, str(folder), str(tmp_path / "images.npy"), str(saved)]
@@ -45,7 +45,7 @@ def run_without_package(folder: Path, tmp_path: Path) -> tuple[np.ndarray, Path]
     return np.load(tmp_path / "images.npy"), saved
 
 
-def draw_with_package(folder: Path) -> np.ndarray:
+def sample_with_package(folder: Path) -> np.ndarray:
     pipeline = MultiGuidanceDDPMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     attribute = next(iter(pipeline.attributes))
@@ -89,17 +89,17 @@ def test_loads_and_samples_the_same_both_ways(folder, tmp_path):
     expected = pipeline(
         2, target={"Smiling": 0.5}, num_inference_steps=5, generator=generator, output_type="np"
     ).images
-    np.testing.assert_allclose(draw_with_package(folder), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sample_with_package(folder), expected, rtol=0, atol=1e-6)
     images, saved_again = run_without_package(folder, tmp_path)
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(draw_with_package(saved_again), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sample_with_package(saved_again), expected, rtol=0, atol=1e-6)
 
 
 def test_our_class_needs_no_trust_and_runs_no_code_of_the_folder(folder):
     for code in folder.rglob("*.py"):
         code.write_text("raise SystemExit('code of the folder was run')\n")
     loaded = MultiGuidanceDDPMPipeline.from_pretrained(folder)
-    assert loaded.config["default_num_inference_steps"] == 10
+    assert loaded.config["sampling_defaults"]["ddpm"]["num_inference_steps"] == 10
     assert loaded.attributes == {"Smiling": ["no", "yes"]}
     with pytest.raises(ValueError, match="trust_remote_code"):
         DiffusionPipeline.from_pretrained(folder)
@@ -107,7 +107,7 @@ def test_our_class_needs_no_trust_and_runs_no_code_of_the_folder(folder):
 
 def test_pipeline_without_classifiers(tmp_path):
     pipeline = tiny_pipeline()
-    MultiGuidanceDDPMPipeline(pipeline.unet, None, pipeline.scheduler).save_pretrained(tmp_path / "unguided")
+    with_parts(unet=pipeline.unet, scheduler=pipeline.scheduler).save_pretrained(tmp_path / "unguided")
     loaded = MultiGuidanceDDPMPipeline.from_pretrained(tmp_path / "unguided")
     assert loaded.classifiers is None
     assert not (tmp_path / "unguided" / "classifiers").exists()
@@ -168,20 +168,30 @@ def test_there_are_committed_pipelines():
 
 
 @pytest.mark.parametrize("committed", COMMITTED, ids=lambda path: path.name)
-def test_committed_pipelines_load_both_ways(committed, tmp_path):
-    images, saved_again = run_without_package(committed, tmp_path)
-    np.testing.assert_allclose(draw_with_package(committed), images, rtol=0, atol=1e-4)
-    for name in ("pipeline.py", "classifiers/noisy_classifier.py"):
-        assert (committed / name).read_text() == (saved_again / name).read_text()
+def test_committed_pipelines_hold_no_code_and_sample(committed):
+    tracked = subprocess.run(["git", "ls-files", committed], capture_output=True, text=True, check=True, cwd=committed)
+    assert not [name for name in tracked.stdout.split() if name.endswith(".py")]
+    assert not list(committed.glob("calibration.json"))
+    pipeline = MultiGuidanceDDPMPipeline.from_pretrained(committed)
+    assert pipeline.resolve_call()["guidance_scale"] is not None, "tuned for its own scheduler"
+    assert {"guidance_scale", "num_inference_steps", "strength"} <= set(pipeline.config["sampling_defaults"]["edit"])
+    assert sample_with_package(committed).shape[:3] == (2, *pipeline.image_size)
     # That of faces has three classifiers of the smile and two evaluators.
-    limit = 16_000_000 if committed.name == "faces" else 10_000_000
+    limit = 16_000_000 if committed.name == "faces-rendered" else 10_000_000
     assert sum(path.stat().st_size for path in committed.rglob("*") if path.is_file()) < limit
     assert (committed / "README.md").exists()
 
 
-@pytest.mark.parametrize("committed", COMMITTED, ids=lambda path: path.name)
-def test_committed_code_is_that_of_the_package(committed, tmp_path):
-    pipeline = MultiGuidanceDDPMPipeline.from_pretrained(committed)
-    pipeline.save_pretrained(tmp_path)
-    for name in ("pipeline.py", "classifiers/noisy_classifier.py"):
-        assert (committed / name).read_text() == (tmp_path / name).read_text(), "save the pipeline again"
+def test_a_committed_pipeline_saved_anew_loads_both_ways(tmp_path):
+    """What `publish` uploads; with a scheduler that is not ours, and calibrated."""
+    committed = next(path for path in COMMITTED if path.name == "circles-32-exact")
+    MultiGuidanceDDPMPipeline.from_pretrained(committed).save_pretrained(tmp_path / "saved")
+    images, _ = run_without_package(tmp_path / "saved", tmp_path)
+    np.testing.assert_allclose(sample_with_package(committed), images, rtol=0, atol=1e-4)
+
+
+def test_a_folder_of_the_former_version_says_so(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "default_guidance_scale": 60.0}))
+    with pytest.raises(ValueError, match=r"was written by diffusers-multiguidance 0\.1; expected a folder of 0\.2: "):
+        MultiGuidanceDDPMPipeline.from_pretrained(folder)

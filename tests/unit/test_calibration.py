@@ -1,9 +1,7 @@
-"""Calibration: targets that mean a measured strength."""
+"""Calibration: targets that mean a measured value."""
 
 import json
 import shutil
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -13,84 +11,85 @@ from helpers.tiny import tiny_pipeline
 from helpers.launch import ROOT
 from PIL import Image
 
-from diffusers_multiguidance.calibration import add_calibration, weights_fingerprint
-from diffusers_multiguidance.evaluation.calibration import fit_calibration
+from diffusers_multiguidance.calibration import add_calibration, calibrate, fit_calibration
 from diffusers_multiguidance.evaluation.uniformity import kld_to_uniform
-from diffusers_multiguidance.guidance import weights_from_target
+from diffusers_multiguidance.guidance import weights_fingerprint, weights_from_target
 from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
+from diffusers_multiguidance.schedulers import create_scheduler
 
-CALL = {"sampler": "ddim", "num_inference_steps": 4, "guidance_scale": 30.0, "guidance_interval": [0.0, 1.0]}
+CALL = {"scheduler": "ddim", "num_inference_steps": 4, "guidance_scale": 30.0, "guidance_interval": [0.0, 1.0]}
 
 
 def calibrated_pipeline(**changes) -> MultiGuidanceDDPMPipeline:
     pipeline = tiny_pipeline()
+    pipeline.scheduler = create_scheduler("ddim", pipeline.scheduler)
     fingerprint = weights_fingerprint([pipeline.unet, *pipeline.classifiers.members])
-    curve = {"set_points": [0.4, 0.5, 0.9], "strengths": [0.1, 0.5, 0.7], "fingerprint": fingerprint}
+    curve = {"target_probabilities": [0.4, 0.5, 0.9], "values": [0.1, 0.5, 0.7], "fingerprint": fingerprint}
     pipeline.register_to_config(calibrations={"Smiling": [{**CALL, **curve, **changes}]})
     return pipeline
 
 
 def draw(pipeline, target, **call) -> np.ndarray:
     streams = [torch.Generator().manual_seed(number) for number in range(2)]
-    call = {"sampler": "ddim", "num_inference_steps": 4, **call}
+    call = {"num_inference_steps": 4, **call}
     return pipeline(2, target=target, output_type="np", generator=streams, **call).images
 
 
 def test_fit_is_monotone_and_follows_the_means():
-    set_points = np.linspace(0, 1, 11)
+    target_probabilities = np.linspace(0, 1, 11)
     rng = np.random.default_rng(0)
-    strengths = np.clip(set_points[:, None] ** 2 + rng.normal(0, 0.03, (11, 50)), 0, 1)
-    strengths[3, :5] = np.nan
-    fit = fit_calibration(set_points, strengths)
-    assert (np.diff(fit["strengths"]) > 0).all()
-    assert (np.diff(fit["set_points"]) > 0).all()
-    at_half = np.interp(0.25, fit["strengths"], fit["set_points"])
+    values = np.clip(target_probabilities[:, None] ** 2 + rng.normal(0, 0.03, (11, 50)), 0, 1)
+    values[3, :5] = np.nan
+    fit = fit_calibration(target_probabilities, values)
+    assert (np.diff(fit["values"]) > 0).all()
+    assert (np.diff(fit["target_probabilities"]) > 0).all()
+    at_half = np.interp(0.25, fit["values"], fit["target_probabilities"])
     assert at_half == pytest.approx(0.5, abs=0.03)
     assert fit["measured"]["malformed"][3] == pytest.approx(0.1)
 
 
 def test_a_plateau_is_entered_in_its_middle():
     fit = fit_calibration(np.linspace(0, 1, 5), np.array([[0.0], [0.5], [0.5], [0.5], [1.0]]))
-    assert fit["set_points"] == [0.0, 0.5, 1.0]
-    assert fit["strengths"] == [0.0, 0.5, 1.0]
+    assert fit["target_probabilities"] == [0.0, 0.5, 1.0]
+    assert fit["values"] == [0.0, 0.5, 1.0]
 
 
 def test_images_that_follow_their_target_need_no_other_spread():
-    set_points = np.linspace(0, 1, 21)
-    strengths = set_points[:, None] + np.random.default_rng(0).normal(0, 0.02, (21, 24))
-    even = fit_calibration(set_points, np.clip(strengths, 0, 1))["even_strengths"]
-    np.testing.assert_allclose(even, set_points, atol=0.03)
+    target_probabilities = np.linspace(0, 1, 21)
+    values = target_probabilities[:, None] + np.random.default_rng(0).normal(0, 0.02, (21, 24))
+    even = fit_calibration(target_probabilities, np.clip(values, 0, 1))["even_values"]
+    np.testing.assert_allclose(even, target_probabilities, atol=0.03)
 
 
 def test_images_that_stray_to_the_ends_come_out_more_even():
-    set_points, rng = np.linspace(0, 1, 21), np.random.default_rng(0)
+    target_probabilities, rng = np.linspace(0, 1, 21), np.random.default_rng(0)
 
-    def draw_strengths(aims: np.ndarray, count: int) -> np.ndarray:
+    def draw_values(aims: np.ndarray, count: int) -> np.ndarray:
         """Two thirds follow their aim, the others end at one end or the other."""
         shape = (len(aims), count)
         at_end = np.abs((rng.uniform(size=shape) < aims[:, None]) - rng.uniform(0, 0.2, shape))
         return np.where(rng.uniform(size=shape) < 0.67, aims[:, None], at_end)
 
-    fit = fit_calibration(set_points, draw_strengths(set_points, 24))
+    fit = fit_calibration(target_probabilities, draw_values(target_probabilities, 24))
     attributes = {"Smiling": ["no", "yes"]}
     spread = {}
-    for name, calibration in (("flat", {**fit, "even_strengths": (0, 1)}), ("even", fit)):
+    for name, calibration in (("flat", {**fit, "even_values": (0, 1)}), ("even", fit)):
         weights = weights_from_target(attributes, "uniform", 1.0, 1000, {"Smiling": calibration})["Smiling"]
-        spread[name] = kld_to_uniform(draw_strengths(weights[:, 1].numpy(), 1).flatten(), 20)
-    assert fit["even_strengths"] == sorted(fit["even_strengths"])
+        spread[name] = kld_to_uniform(draw_values(weights[:, 1].numpy(), 1).flatten(), 20)
+    assert fit["even_values"] == sorted(fit["even_values"])
     assert spread["even"] < 0.6 * spread["flat"]
 
 
 def test_what_does_not_rise_or_cannot_be_measured_is_refused():
-    set_points = np.linspace(0, 1, 5)
-    with pytest.raises(ValueError, match="`attribute` does not follow its set point"):
-        fit_calibration(set_points, np.array([[0.1], [0.9], [0.2], [0.8], [0.3]]))
-    with pytest.raises(ValueError, match="`measure` fails on 75 % of the images"):
-        fit_calibration(set_points[:4], np.array([[0.1], [np.nan], [np.nan], [np.nan]]))
+    target_probabilities = np.linspace(0, 1, 5)
+    with pytest.raises(ValueError, match="`attribute` does not follow its target probability"):
+        fit_calibration(target_probabilities, np.array([[0.1], [0.9], [0.2], [0.8], [0.3]]))
+    with pytest.raises(ValueError, match="`evaluator` fails on 75 % of the images"):
+        fit_calibration(target_probabilities[:4], np.array([[0.1], [np.nan], [np.nan], [np.nan]]))
 
 
-def test_target_is_a_measured_strength():
+def test_target_is_a_measured_value():
     pipeline = calibrated_pipeline()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -98,19 +97,26 @@ def test_target_is_a_measured_strength():
         np.testing.assert_allclose(images, draw(pipeline, {"Smiling": 0.7}, calibration=None), atol=1e-3)
         beyond = draw(pipeline, {"Smiling": 1.0})
         np.testing.assert_allclose(beyond, draw(pipeline, {"Smiling": 0.9}, calibration=None), atol=1e-3)
-        spread = draw(pipeline, "uniform")  # strengths 0.25 and 0.75
+        spread = draw(pipeline, "uniform")  # values 0.25 and 0.75
         np.testing.assert_allclose(spread[1], beyond[1], atol=1e-3)
-        # A share per class is a set point, whatever was measured.
+        # A share per class is a target probability, whatever was measured.
         shares = {"Smiling": {"no": 0.3, "yes": 0.7}}
         np.testing.assert_allclose(draw(pipeline, shares), images, atol=1e-3)
 
 
-@pytest.mark.parametrize("changed", [{"num_inference_steps": 5}, {"guidance_scale": 20.0}, {"sampler": "ddpm"}])
+@pytest.mark.parametrize("changed", [{"num_inference_steps": 5}, {"guidance_scale": 20.0}])
 def test_another_call_is_uncalibrated_and_says_so(changed):
     pipeline = calibrated_pipeline()
     with pytest.warns(UserWarning, match="'Smiling' has no calibration"):
         images = draw(pipeline, {"Smiling": 0.6}, **changed)
     np.testing.assert_array_equal(images, draw(pipeline, {"Smiling": 0.6}, calibration=None, **changed))
+
+
+def test_another_scheduler_is_uncalibrated_and_says_so():
+    pipeline = calibrated_pipeline()
+    pipeline.scheduler = create_scheduler("unipc", pipeline.scheduler)
+    with pytest.warns(UserWarning, match="'Smiling' has no calibration"):
+        draw(pipeline, {"Smiling": 0.6}, guidance_scale=30.0, calibration="nearest")
 
 
 def test_nearest_calibration_on_request():
@@ -135,13 +141,14 @@ def test_calibration_of_more_classifiers_is_refused():
 
 def test_a_calibration_is_saved_replaced_and_loaded(tmp_path):
     pipeline = tiny_pipeline()
+    pipeline.scheduler = create_scheduler("ddim", pipeline.scheduler)
     pipeline.save_pretrained(tmp_path)
     fingerprint = weights_fingerprint([pipeline.unet, *pipeline.classifiers.members])
-    for strengths in ([0.2, 0.4], [0.1, 0.7]):
-        curve = {"set_points": [0.4, 0.9], "strengths": strengths, "fingerprint": fingerprint}
-        add_calibration(tmp_path, "Smiling", {**CALL, **curve}, {"date": "today"})
-    records = json.loads((tmp_path / "calibration.json").read_text())["Smiling"]
-    assert [(record["strengths"], record["date"]) for record in records] == [([0.1, 0.7], "today")]
+    for values in ([0.2, 0.4], [0.1, 0.7]):
+        curve = {"target_probabilities": [0.4, 0.9], "values": values, "fingerprint": fingerprint}
+        add_calibration(tmp_path, "Smiling", {**CALL, **curve, "date": "today"})
+    (kept,) = json.loads((tmp_path / "model_index.json").read_text())["calibrations"]["Smiling"]
+    assert (kept["values"], kept["date"]) == ([0.1, 0.7], "today")
     loaded = MultiGuidanceDDPMPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     with warnings.catch_warnings():
@@ -150,20 +157,21 @@ def test_a_calibration_is_saved_replaced_and_loaded(tmp_path):
     np.testing.assert_allclose(images, draw(pipeline, {"Smiling": 0.4}, calibration=None), atol=1e-3)
 
 
-def test_the_command_calibrates_a_committed_pipeline(tmp_path):
+def test_a_committed_pipeline_is_calibrated_by_what_it_was_before(tmp_path):
+    """Its evaluator need not be named; another scheduler gets a calibration of its own."""
     folder = tmp_path / "circles"
-    shutil.copytree(ROOT / "pipelines" / "circles", folder)
-    flags = ["--attribute", "position", "--num-set-points", "3", "--num-images", "8", "--sampler", "dpmsolver++"]
-    command = [sys.executable, "-m", "diffusers_multiguidance", "calibrate", str(folder), *flags]
-    command += ["--num-inference-steps", "12"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    records = json.loads((folder / "calibration.json").read_text())["position"]
-    record = next(record for record in records if record["num_inference_steps"] == 12)
-    assert record["strengths"] == sorted(record["strengths"])
-    assert record["num_images"] == 8
+    shutil.copytree(ROOT / "pipelines" / "circles-32-exact", folder)
+    call = {"scheduler": "unipc", "num_inference_steps": 8, "guidance_scale": 500.0}
+    calibration = calibrate(folder, "position", num_target_probabilities=3, num_images=6, **call)
+    before, added = json.loads((folder / "model_index.json").read_text())["calibrations"]["position"]
+    assert before["scheduler"] == "sde-dpmsolver++"
+    assert added == json.loads(json.dumps(calibration))
+    assert (added["evaluator"], added["num_images"]) == ("circle-position", 6)
+    assert added["values"] == sorted(added["values"])
+    assert not (folder / "calibration.json").exists()
     with Image.open(folder / "calibration_position.png") as picture:
         assert picture.width > 300
-    result = subprocess.run([*command[:-4], "--num-set-points", "2"], capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "`--num-set-points` is 2; expected" in result.stderr
+    with pytest.raises(ValueError, match="`num_target_probabilities` is 2; expected at least 3"):
+        calibrate(folder, "position", num_target_probabilities=2)
+    with pytest.raises(ValueError, match=r"`attribute` is 'size', for which .* has no evaluator; expected"):
+        calibrate(folder, "size")

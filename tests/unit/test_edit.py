@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_pipeline
+from diffusers import UniPCMultistepScheduler
+from helpers.tiny import SAMPLING_DEFAULTS, generators, tiny_pipeline
 from PIL import Image
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
-from diffusers_multiguidance.guidance import guidance_gradient
+from diffusers_multiguidance.guidance import ClassifierScore
 from diffusers_multiguidance.pipelines import MultiGuidanceEditPipeline
 
 
-def edit_pipeline() -> MultiGuidanceEditPipeline:
-    pipeline = tiny_pipeline()
-    edit = MultiGuidanceEditPipeline(**pipeline.components, default_num_inference_steps=20)
+def edit_pipeline(**config) -> MultiGuidanceEditPipeline:
+    pipeline = tiny_pipeline(**config)
+    defaults = {**SAMPLING_DEFAULTS, "edit": {"num_inference_steps": 20, "guidance_scale": 60.0, "strength": 0.5}}
+    edit = MultiGuidanceEditPipeline(**pipeline.components, sampling_defaults=defaults)
     edit.set_progress_bar_config(disable=True)
     return edit
 
@@ -29,14 +31,10 @@ def pictures(count: int, size: tuple[int, int] = (8, 8)) -> list[Image.Image]:
     return [Image.fromarray((255 * (x * n + y * (count - n)) / count).astype(np.uint8)) for n in range(count)]
 
 
-def generators(count: int, start: int = 0) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(start + number) for number in range(count)]
-
-
 @pytest.mark.parametrize("strength", [0.25, 0.5, 0.8])
-def test_there_and_back_without_guidance_and_noise(edit, strength):
+def test_there_and_back_without_guidance_and_noise(strength):
     """DDIM inversion is exact for infinitely many steps."""
-    edit.scheduler.register_to_config(clip_sample=False)  # the network is random: what it predicts leaves [-1, 1]
+    edit = edit_pipeline(clip_sample=False)  # the network is random: what it predicts leaves [-1, 1]
     errors = []
     for steps in (20, 100):
         call = {"num_inference_steps": steps, "strength": strength, "output_type": "np"}
@@ -58,7 +56,7 @@ def test_edits_like_the_bare_loop(edit):
             x = diffusion.ddim_inverse_step(edit.unet(x, diffusion.timesteps[index]).sample, x, index)
         for index in reversed(range(10)):
             timestep = diffusion.timesteps[index]
-            grad = guidance_gradient(edit.classifiers, x, timestep, {"Smiling": torch.tensor([[21.0, 9.0]] * 2)})
+            grad = ClassifierScore(edit.classifiers, {"Smiling": torch.tensor([[21.0, 9.0]] * 2)})(x, timestep)
             noise = torch.zeros_like(x)
             if index > 0:
                 noise = torch.cat([torch.randn(1, 1, 8, 8, generator=stream) for stream in streams])
@@ -113,15 +111,28 @@ def test_strength_says_how_many_steps(edit):
     assert [timestep for step, timestep in seen if step == 0] == [0, 47, 99]
 
 
+def test_defaults_are_those_of_editing(edit):
+    """Whatever scheduler the pipeline samples with."""
+    call = {"image": pictures(1), "target": {"Smiling": 0.5}, "output_type": "np"}
+    explicit = {"num_inference_steps": 20, "guidance_scale": 60.0, "strength": 0.5}
+    expected = edit(**call, **explicit, generator=generators(1)).images
+    np.testing.assert_array_equal(edit(**call, generator=generators(1)).images, expected)
+    edit.scheduler = UniPCMultistepScheduler.from_config(edit.scheduler.config)
+    np.testing.assert_allclose(edit(**call, generator=generators(1)).images, expected, atol=1e-5)
+    edit.register_to_config(sampling_defaults={})
+    with pytest.raises(ValueError, match="`guidance_scale` is missing, and none was tuned for 'edit'; expected"):
+        edit(**call)
+
+
 def test_loads_the_folders_that_sampling_loads(edit, tmp_path):
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path)
     loaded = MultiGuidanceEditPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert loaded.config["default_num_inference_steps"] == 10
+    assert loaded.config["sampling_defaults"]["edit"]["num_inference_steps"] == 10
     shared = MultiGuidanceEditPipeline.from_pipe(pipeline, classifiers=pipeline.classifiers)
     shared.set_progress_bar_config(disable=True)
-    assert shared.config["default_num_inference_steps"] == 10
+    assert shared.config["sampling_defaults"] == loaded.config["sampling_defaults"]
     call = {"target": {"Smiling": 0.5}, "num_inference_steps": 20, "guidance_scale": 60.0, "output_type": "np"}
     images = [one(pictures(1), generator=generators(1), **call).images for one in (edit, loaded, shared)]
     np.testing.assert_allclose(images[0], images[1], rtol=0, atol=1e-5)

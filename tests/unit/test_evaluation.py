@@ -1,4 +1,4 @@
-"""Measures, on images whose attribute is known, and figures whose value is."""
+"""Evaluators, on images whose attribute is known, and figures whose value is."""
 
 import json
 
@@ -20,7 +20,7 @@ from diffusers_multiguidance.evaluation.uniformity import (
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_circle_position_is_that_of_the_drawn_centre(size):
+def test_circle_position_is_that_of_the_rendered_centre(size):
     centres = range(2, size - 2)
     images = np.stack([render_circle(x, 9, size) for x in centres])[..., None]
     noisy = np.clip(images.astype(int) + np.random.default_rng(0).integers(-40, 40, images.shape), 0, 255)
@@ -60,7 +60,7 @@ def test_stroke_thickness_is_a_share_of_real_digits():
     assert np.isnan(empty)
 
 
-def test_measures_refuse_other_arrays():
+def test_evaluators_refuse_other_arrays():
     with pytest.raises(ValueError, match=r"`images` is float64 .*; expected"):
         CirclePosition()(np.zeros((1, 32, 32, 1)))
 

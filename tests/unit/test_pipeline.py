@@ -93,13 +93,16 @@ def test_first_order_solver_is_ddim(target):
     np.testing.assert_allclose(solver, noisy, rtol=0, atol=2e-5)
 
 
-def test_second_order_solver_needs_fewer_steps(pipeline):
-    def draw(scheduler: str, steps: int) -> np.ndarray:
-        call = {"target": {"Smiling": 0.3}, "output_type": "np", "generator": generators(4)}
-        return by(scheduler, pipeline)(4, num_inference_steps=steps, **call).images
+def test_second_order_solver_needs_fewer_steps():
+    def sample(scheduler: str, steps: int) -> torch.Tensor:
+        smooth = tiny_pipeline(prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing")
+        torch.nn.init.normal_(smooth.unet.conv_out.weight, std=0.02)
+        call = {"target": {"Smiling": 0.3}, "guidance_scale": 3.0, "generator": generators(4)}
+        *_, last = by(scheduler, smooth).denoise(4, num_inference_steps=steps, **call)
+        return last.sample
 
-    exact = draw("ddim", 100)
-    assert np.abs(draw("dpmsolver++", 10) - exact).mean() < np.abs(draw("ddim", 10) - exact).mean()
+    exact = sample("ddim", 100)
+    assert (sample("unipc", 10) - exact).abs().mean() < 0.7 * (sample("ddim", 10) - exact).abs().mean()
 
 
 def test_the_scheduler_decides(pipeline):

@@ -56,7 +56,9 @@ def read_facts(path: str | Path, results: Mapping[str, Any] = MappingProxyType({
         facts = fill_in(yaml.safe_load(Path(path).read_text()), results)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, jinja2.TemplateError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"`facts` {str(path)!r} can't be read ({reason}); expected a YAML file.") from error
+        raise ValueError(
+            f"`facts` {str(path)!r} can't be read ({reason}); expected a YAML file, and in it figures that are known."
+        ) from error
     if not isinstance(facts, dict) or set(facts) - set(FACTS) or set(NEEDED) - set(facts):
         found = list(facts) if isinstance(facts, dict) else facts
         raise ValueError(

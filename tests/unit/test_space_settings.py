@@ -1,0 +1,234 @@
+"""The Space without a browser: addresses, settings, what a pipeline says of itself, sampling, uploads."""
+
+import importlib
+import json
+import re
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from diffusers import DDPMPipeline, DDPMScheduler
+from helpers.launch import ROOT
+from helpers.tiny import tiny_pipeline, tiny_stock_unet
+from PIL import Image
+
+SPACE = ROOT / "spaces" / "interpolation"
+MODULES = ("sampling", "settings", "pictures", "app", "opening")
+CARD = """---
+multiguidance:
+  name: Tiny
+  note: Nothing to see.
+  gap: {Hair: [0.2, 0.8]}
+---
+"""
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory) -> Iterator[types.SimpleNamespace]:
+    """The modules of the Space, serving a tiny pipeline with a card and a stock one without classifiers."""
+    folder = tmp_path_factory.mktemp("space")
+    tiny_pipeline({"Hair": ["dark", "light"], "Smiling": ["no", "yes"]}).save_pretrained(folder / "tiny")
+    (folder / "tiny" / "README.md").write_text(CARD)
+    DDPMPipeline(tiny_stock_unet(), DDPMScheduler(num_train_timesteps=100)).save_pretrained(folder / "stock")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SPACE)
+        patch.setenv("MULTIGUIDANCE_PIPELINE", f"{folder / 'tiny'}, {folder / 'stock'}")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        # As where a GPU is lent per call.
+        lent: list[str] = []
+        spaces = types.ModuleType("spaces")
+        spaces.GPU = lambda function: lent.append(function.__name__) or function
+        patch.setitem(sys.modules, "spaces", spaces)
+        yield types.SimpleNamespace(lent=lent, **{name: importlib.import_module(name) for name in MODULES})
+    for name in MODULES:
+        del sys.modules[name]
+
+
+def test_a_lent_gpu_is_for_sampling_only(space):
+    assert space.lent == ["sample", "edit"]
+
+
+def test_what_a_pipeline_says_of_itself(space):
+    tiny, stock = space.sampling.MODELS.values()
+    assert tiny.card == {"name": "Tiny", "note": "Nothing to see.", "gap": {"Hair": [0.2, 0.8]}}
+    assert stock.card == {"name": "stock", "note": "", "gap": {}}
+    histograms = space.app.histograms(space.settings.defaults(tiny), [])
+    assert histograms.count("not in training") == 1
+    page = space.app.show(space.settings.defaults(tiny))
+    assert [page[one] for one in (space.app.edit_strength, space.app.edit_scale, space.app.edit_steps)] == [
+        0.5,
+        30,
+        10,
+    ]
+    page = space.app.show(space.settings.defaults(stock))
+    assert not any(page[one]["visible"] for one in (*space.app.targets, space.app.sweep_tab, space.app.edit_tab))
+    *_, (images, words, _, _) = space.app.generate(space.settings.from_query({"pipeline": "stock", "steps": 2})[0])
+    assert len(images) == 4
+    assert "4 images in" in words
+
+
+def test_a_wrong_pipeline_is_named(space):
+    with pytest.raises(SystemExit, match="MULTIGUIDANCE_PIPELINE has 'nobody/nothing'; expected"):
+        space.sampling.load_model("nobody/nothing")
+
+
+def test_an_address_holds_all_settings(space):
+    query = {"pipeline": "tiny", "Hair": "free", "Smiling": "0.25", "even": "1", "scale": "12.5", "steps": "7"}
+    query |= {"scheduler": "ddim", "images": "3", "seed": "9"}
+    settings, problems = space.settings.from_query(query)
+    assert problems == []
+    assert settings.query() == "?" + "&".join(f"{name}={value}" for name, value in query.items())
+    call = settings.call()
+    assert (call["target"], call["guidance_scale"], call["scheduler"]) == ({"Smiling": "uniform"}, 12.5, "ddim")
+
+
+def test_nonsense_in_an_address(space):
+    settings, problems = space.settings.from_query(
+        {"Hair": "nan", "steps": "1000000", "images": "inf", "scheduler": "best", "scale": "strong", "seed": "1.5"}
+    )
+    assert problems == [
+        f"scheduler is 'best'; expected one of {', '.join(space.settings.SCHEDULERS)}.",
+        "Hair is 'nan'; expected a number from 0 to 1.",
+        "scale is 'strong'; expected a number from 0 to 10000.",
+        "steps is '1000000'; expected a whole number from 1 to 100.",
+        "images is 'inf'; expected a whole number from 1 to 16.",
+        "seed is '1.5'; expected a whole number from 0 to 4294967295.",
+    ]
+    assert settings == space.settings.from_query({})[0]
+    _, problems = space.settings.from_query({"pipeline": "../../etc"})
+    assert problems == ["pipeline is '../../etc'; expected one of tiny, stock."]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (None, "settings is no object; expected one such as {'seed': 3}."),
+        ({"sed": 3}, "settings has 'sed'; expected some of ['pipeline', "),
+        ({"pipeline": None}, "pipeline is empty; expected one of tiny, "),
+        ({"scheduler": None}, "scheduler is empty; expected one of ddpm, "),
+        ({"seed": None}, "seed is empty; expected a whole number from 0 to"),
+        ({"Smiling": [1]}, "Smiling is [1]; expected a number from 0 to 1."),
+        ({"steps": 1000}, "steps is 1000; expected a whole number from 1 to 100."),
+    ],
+)
+def test_wrong_settings_through_the_api(space, wrong, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        space.app.served(wrong)
+
+
+def test_a_scheduler_that_was_not_tuned_needs_a_scale(space):
+    tuned = space.settings.from_query({"scheduler": "sde-dpmsolver++"})[0]
+    assert (tuned.scale, tuned.steps) == (30.0, 10)
+    untuned, problems = space.settings.from_query({"scheduler": "unipc"})
+    assert (untuned.scale, problems) == (None, [])
+    with pytest.raises(ValueError, match="`guidance_scale` is missing, and none was tuned for 'unipc'"):
+        list(space.app.generate(untuned))
+
+
+def test_visitors_share_nothing_and_may_leave(space):
+    """Two schedulers in turns draw what each draws alone; whoever leaves leaves no thread behind."""
+    calls = [
+        space.settings.from_query({"scheduler": name, "scale": 20, "steps": 6})[0] for name in ("ddpm", "dpmsolver++")
+    ]
+    alone = [list(space.sampling.sample(seeds=[1, 2], **one.call())) for one in calls]
+    for steps in zip(*(space.sampling.sample(seeds=[1, 2], **one.call()) for one in calls), strict=True):
+        for step, expected in zip(steps, (one.pop(0) for one in alone), strict=True):
+            assert (step.images == expected.images).all()
+    threads = threading.active_count()
+    leaving = space.sampling.sample(seeds=[1], **calls[0].call())
+    assert next(leaving).values is None
+    assert threading.active_count() == threads
+    leaving.close()
+
+
+def test_a_sweep_asks_for_even_steps_of_one_seed(space):
+    settings = space.settings.from_query({"Smiling": "free", "steps": 3, "seed": 5})[0]
+    call, requested = settings.sweep("Hair", 4)
+    assert requested == [0.125, 0.375, 0.625, 0.875]
+    assert call["target"] == {"Hair": "uniform"}
+    assert len(set(call["seeds"])) == 1
+    *_, (figure, strip, gif, _) = space.app.sweep(settings, "Hair", 4)
+    assert figure.count("came out as") == 4
+    assert "grid-column:2 / 4" in figure  # those in the gap
+    assert strip["value"].endswith("tiny-Hair-5.png")
+    assert gif["value"].endswith("tiny-Hair-5.gif")
+    with pytest.raises(ValueError, match="frames is 2; expected a whole number from 3 to 15"):
+        list(space.app.sweep(settings, "Hair", 2))
+
+
+def test_the_opening_is_written_by_one_command(space, tmp_path, monkeypatch):
+    for module in (space.opening, space.sampling):
+        monkeypatch.setattr(module, "OPENING", tmp_path / "opening")
+    space.opening.main()
+    opening = space.sampling.load_opening("tiny")
+    assert opening.along == "Hair"
+    assert opening.images.shape == (9, 8, 8, 1)
+    assert len(opening.values) == len(opening.requested) == 9
+    assert space.sampling.load_opening("stock") is None
+
+
+def test_every_committed_pipeline_has_an_opening():
+    values = json.loads((SPACE / "opening" / "values.json").read_text())
+    pictures = {path.stem: path for path in (SPACE / "opening").glob("*.png")}
+    assert set(values) == set(pictures) == {path.parent.name for path in ROOT.glob("pipelines/*/model_index.json")}
+    assert sum(path.stat().st_size for path in pictures.values()) < 100_000
+    for name, entry in values.items():
+        with Image.open(pictures[name]) as strip:
+            assert strip.width == 9 * strip.height
+        assert len(entry["values"]) == len(entry["requested"]) == 9
+
+
+def picture_file(picture: Image.Image, path: Path) -> Path:
+    picture.save(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_uploads_are_looked_at_before_they_are_decoded(space, tmp_path):
+    open_upload = space.pictures.open_upload
+    whole = picture_file(Image.new("RGB", (64, 64), "red"), tmp_path / "whole.png")
+    assert open_upload(whole).size == (64, 64)
+    half = tmp_path / "half.png"
+    half.write_bytes(whole.read_bytes()[:100])
+    with pytest.raises(ValueError, match="can't be read as a picture"):
+        open_upload(half)
+    transparent = picture_file(Image.new("RGBA", (8, 8), (255, 255, 255, 0)), tmp_path / "transparent.png")
+    assert open_upload(transparent).getpixel((0, 0)) == (0, 0, 0)
+    with pytest.raises(ValueError, match="at most 16 megapixels"):
+        open_upload(picture_file(Image.new("1", (4001, 4000)), tmp_path / "vast.png"))
+    heavy = tmp_path / "heavy.png"
+    heavy.write_bytes(whole.read_bytes() + bytes(5_000_000))
+    with pytest.raises(ValueError, match="expected at most 5 MB"):
+        open_upload(heavy)
+    vector = tmp_path / "vector.png"
+    vector.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # Pillow would call an interpreter
+    with pytest.raises(ValueError, match="can't be read as a picture"):
+        open_upload(vector)
+
+
+def test_the_corners_of_the_square(space):
+    point_in_square = space.pictures.point_in_square
+    picture = space.pictures.square({"Hair": ["dark", "light"], "Smiling": ["no", "yes"]}, (0.25, 0.75))
+    red, _, _, opaque = np.moveaxis(np.asarray(picture), -1, 0)
+    rows, columns = np.nonzero((red > 180) & (opaque > 180))  # the cross
+    assert point_in_square(columns.mean(), rows.mean()) == pytest.approx((0.25, 0.75), abs=0.01)
+    assert point_in_square(0, 0) == (0, 1)
+    assert point_in_square(*picture.size) == (1, 0)
+
+
+def test_card_and_requirements_fit_each_other():
+    _, head, _ = (SPACE / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(head)
+    assert card["sdk"] == "gradio"
+    assert (SPACE / card["app_file"]).is_file()
+    assert len(card["short_description"]) <= 60
+    lines = (SPACE / "requirements.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pinned["gradio"] == card["sdk_version"]
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert pinned["diffusers-multiguidance[eval]"] == version
