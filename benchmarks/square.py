@@ -1,6 +1,6 @@
 """Two attributes at once: how much of their square do images cover that are spread over it evenly?
 
-    python benchmarks/square.py pipelines/circles-32-two-attributes --attributes position height --out runs/benchmarks/square
+    python benchmarks/square.py pipelines/circles-32-two-attributes --attributes position height --out runs/square
 
 Counts the cells of a 10 x 10 grid that hold an image. A single four-class classifier of the corners (paper, section 6)
 aims by shares of its classes: give `--corner` and the attributes that its corners are made of, the first one changing

@@ -4,11 +4,11 @@
         --extremes runs/circles-32/data --num_images 1000 --output_dir runs/circles-32/generated
     accelerate launch training/train_classifier.py --recipe training/recipes/circles-32-exact.yaml
 
-Classifiers that learn these pseudo-labels (`train_classifier.py --soft_labels`) know the middle much better than those
-that learnt the two ends. They never see a real image of the middle, but the evaluator is used: a mode of its own. With
-`--evaluators neighbours` none is used, and no calibration either: neighbours among the generated images tell which are
-nearer to which end. Images that get no value are left out and counted. The set fills the range evenly: extremes are
-added at the ends.
+Classifiers that learn these pseudo-labels (`train_classifier.py --pseudo_labels`) know the middle much better than
+those that learnt the two ends. They never see a real image of the middle, but the evaluator is used: a mode of its
+own. With `--evaluators neighbours` none is used, and no calibration either: neighbours among the generated images tell
+which are nearer to which end. Images that get no value are left out and counted. The set fills the range evenly:
+extremes are added at the ends.
 """
 
 from diffusers_multiguidance.curation.pseudo_labels import GenerateSettings, generate_dataset

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import secrets
 import tempfile
@@ -35,12 +36,6 @@ VARIANTS = 3  # of an edit
 TITLE = """# Between the extremes
 These models were trained on two ends only, say thin strokes and thick ones. Guided towards *both* ends at once, they
 generate the middle, which nobody showed them. Choose where, and see what comes out."""
-
-# Keeps the address of the page, also of the one that a Space is embedded in, in step with its settings.
-SHOW_QUERY = """(query) => {
-    history.replaceState(null, "", query);
-    if (window.parent !== window) window.parent.postMessage({queryString: query.slice(1)}, "https://huggingface.co");
-}"""
 
 
 @contextmanager
@@ -334,12 +329,19 @@ def checked(query: dict[str, Any]) -> Settings:
     return settings
 
 
-def address(values: dict[Any, Any]) -> Any:
-    """That of what the controls are set to, unless one of them is just being typed in."""
-    try:
-        return read_controls(values).query()
-    except ValueError:
-        return gr.skip()
+def keep_address() -> str:
+    """JavaScript that keeps the address of the page, also of the one that a Space is embedded in, in step."""
+    attributes = {name: list(model.attributes) for name, model in MODELS.items()}
+    return f"""(...values) => {{
+    const said = Object.fromEntries({json.dumps([*controls])}.map((key) => [key, values.shift()]));
+    const query = new URLSearchParams({{pipeline: said.pipeline}});
+    {json.dumps(attributes)}[said.pipeline].forEach((name, place) =>
+        query.set(name, values[{len(targets)} + place] ? values[place] : "free"));
+    for (const [key, value] of Object.entries(said))
+        if (value !== null) query.set(key, typeof value === "boolean" ? +value : value);
+    history.replaceState(null, "", "?" + query);
+    if (window.parent !== window) window.parent.postMessage({{queryString: "" + query}}, "https://huggingface.co");
+}}"""
 
 
 def choose(name: str) -> dict[Any, Any]:
@@ -456,7 +458,6 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                 with gr.Row():
                     clear_button = gr.Button("Empty the histogram", size="sm", scale=0, min_width=170)
                 clicks = gr.State([], time_to_live=HOUR)
-                query = gr.Textbox(visible=False)
 
             with gr.Tab("Sweep") as sweep_tab:
                 gr.Markdown("One seed, from one end of an attribute to the other.", elem_classes="note")
@@ -533,7 +534,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
 
     controls = {"pipeline": chooser, "even": even, "scale": scale, "steps": steps, "scheduler": scheduler}
     controls |= {"images": images, "seed": seed}
-    everything = {*controls.values(), *targets, *guides}
+    everything = [*controls.values(), *targets, *guides]
     # One limit for all that samples, whichever tab it is on.
     limit = {"concurrency_id": "sampling", "concurrency_limit": AT_ONCE}
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -548,9 +549,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
     chooser.input(choose, chooser, shows, **quick)
     scheduler.input(choose_scheduler, [chooser, scheduler], [note, scale, steps], **quick)
     gr.on([one.change for one in (even, *guides)], can_move, [even, *guides], targets, **quick)
-    gr.on([one.change for one in everything], address, everything, query, trigger_mode="always_last", **quick).success(
-        None, query, None, js=SHOW_QUERY
-    )
+    gr.on([one.change for one in everything], None, everything, None, js=keep_address())
 
     generated = [gallery, generate_status, measured, clicks]
     run(generate_button.click, generate, [clicks], generated, generate_status)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlencode
 
 from sampling import MODELS, Model
 
@@ -31,14 +30,6 @@ class Settings:
     scheduler: str
     images: int
     seed: int
-
-    def query(self) -> str:
-        """The part of an address that says what the page is set to."""
-        said: dict[str, Any] = {name: "free" if aim is None else aim for name, aim in self.targets.items()}
-        said |= {"even": int(self.even), "scale": self.scale, "steps": self.steps}
-        said |= {"scheduler": self.scheduler, "images": self.images, "seed": self.seed}
-        words = {name: str(value).removesuffix(".0") for name, value in said.items() if value is not None}
-        return "?" + urlencode({"pipeline": self.model.name} | words)
 
     def call(self) -> dict[str, Any]:
         """Arguments of `sampling.sample` besides the seeds."""

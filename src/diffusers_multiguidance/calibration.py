@@ -1,7 +1,7 @@
 """Calibration: which target probability leads to which value, measured for one way to sample.
 
-It holds for one attribute and one scheduler, number of steps, guidance scale and interval. The pipeline's configuration
-carries it, and with it a `target` means a measured value instead of the classifiers' probability
+It holds for one attribute and one scheduler, number of steps, guidance scale and interval. The pipeline's
+configuration carries it, and with it a `target` means a measured value instead of the classifiers' probability
 (`guidance.find_calibrations`).
 """
 
@@ -22,7 +22,6 @@ from sklearn.isotonic import IsotonicRegression
 from .evaluation.evaluators import find_evaluator, load_evaluator
 from .generate import generate, load_pipeline
 from .guidance import weights_fingerprint
-from .schedulers import scheduler_name
 
 CALL = ("scheduler", "num_inference_steps", "guidance_scale", "guidance_interval")
 BINS = 20
@@ -143,9 +142,7 @@ def fit_calibration(probabilities: np.ndarray, values: np.ndarray) -> dict[str, 
     }
 
 
-def even_values(
-    probabilities: np.ndarray, values: np.ndarray, mapped: list[float], levels: np.ndarray
-) -> list[float]:
+def even_values(probabilities: np.ndarray, values: np.ndarray, mapped: list[float], levels: np.ndarray) -> list[float]:
     """Where a batch has to aim so that what comes out is spread evenly.
 
     Images stray from their target, and mostly towards the ends, so evenly spread targets leave the middle sparse.
@@ -178,7 +175,7 @@ def even_values(
 
 
 def add_calibration(folder: Path, attribute: str, calibration: Mapping[str, Any]) -> None:
-    """Add a calibration to the configuration of a pipeline folder; it replaces one that was measured with the same call."""
+    """Add a calibration to a pipeline folder's configuration, in place of one that was measured with the same call."""
     path = folder / "model_index.json"
     index = json.loads(path.read_text())
     # A dictionary, since diffusers takes every list in a model_index.json for a component.

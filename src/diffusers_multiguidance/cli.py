@@ -25,7 +25,7 @@ EvaluatorName = Annotated[
     str | None,
     typer.Option(
         "--evaluator",
-        help="circle-position, circle-height, stroke-thickness, or the folder of one; the pipeline's own unless given.",
+        help="circle-position, circle-height, stroke-thickness or the folder of one; the pipeline's own unless given.",
     ),
 ]
 SchedulerName = Annotated[
@@ -93,7 +93,7 @@ def sample(
     call = loaded.resolve_call(num_inference_steps, guidance_scale)
     with add_to_folder(out) as folder:
         started = time.monotonic()
-        sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        sampling: dict[str, Any] = {key: call[key] for key in call if key != "scheduler"}
         images = generate(loaded, num_images, seed, target=aims, **sampling)
         seconds = time.monotonic() - started
         record = {
@@ -162,7 +162,7 @@ def evaluate(
 @app.command()
 def card(
     pipeline: Annotated[Path, typer.Argument(help="A pipeline folder.")],
-    facts: Annotated[Path, typer.Option(help="YAML; model_cards/circles-32.yaml is an example.")],
+    facts: Annotated[Path, typer.Option(help="YAML, see `hub.card.read_facts`.")],
     load_from: Annotated[str | None, typer.Option(help="Hub id in the example; the folder unless given.")] = None,
 ) -> None:
     """Write the card of a pipeline, README.md, from what its author knows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from .diffusion import GaussianDiffusion
 from .guidance import is_guided
-from .schedulers import ExactSteps, StockSteps
+from .schedulers import ExactSteps, StockSteps, used_output
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of x_t (B, C, H, W) and the timestep
 
@@ -62,7 +62,7 @@ def denoise(
     steps: ExactSteps | StockSteps,
     noise: torch.Tensor,
     guidance: Network | None = None,
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    guidance_interval: Sequence[float] = (0.0, 1.0),
     eta: Callable[[int], float] = lambda number: 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
     start: int = 0,
@@ -103,5 +103,5 @@ def invert(predict: Network, diffusion: GaussianDiffusion, sample: torch.Tensor,
     """
     for index in range(num_steps - 1):
         model_output = predict(sample, diffusion.timesteps[index].to(sample.device))
-        sample = diffusion.ddim_inverse_step(model_output, sample, index)
+        sample = diffusion.ddim_inverse_step(used_output(diffusion, model_output, sample), sample, index)
     return sample

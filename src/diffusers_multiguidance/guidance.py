@@ -81,7 +81,9 @@ def weights_from_target(
                 raise ValueError(f"`target` for '{attribute}' is {value!r}; expected a number in [0, 1] or 'uniform'.")
             if attribute in calibrations:
                 curve = calibrations[attribute]
-                position = torch.from_numpy(np.interp(position.numpy(), curve["values"], curve["target_probabilities"]))
+                position = torch.from_numpy(
+                    np.interp(position.numpy(), curve["values"], curve["target_probabilities"])
+                )
             shares = torch.stack([1 - position, position], dim=1).float()
         weights[attribute] = guidance_scale * shares
     return weights
@@ -209,7 +211,7 @@ def find_calibrations(
     return found
 
 
-def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:
+def check_guidance_interval(guidance_interval: Sequence[float]) -> None:
     """Raise `ValueError` unless the interval is two shares of the steps, in order."""
     is_pair = isinstance(guidance_interval, tuple | list) and len(guidance_interval) == 2
     start, end = guidance_interval if is_pair else (math.nan, math.nan)
@@ -219,6 +221,6 @@ def check_guidance_interval(guidance_interval: tuple[float, float]) -> None:
         )
 
 
-def is_guided(step: int, num_steps: int, guidance_interval: tuple[float, float]) -> bool:
+def is_guided(step: int, num_steps: int, guidance_interval: Sequence[float]) -> bool:
     """Whether step number `step` (0 the noisiest) begins within `guidance_interval`, (0, 1) being all steps."""
     return guidance_interval[0] <= step / num_steps < guidance_interval[1]

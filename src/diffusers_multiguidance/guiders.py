@@ -16,9 +16,9 @@ from .guidance import ClassifierScore, Target, is_guided, weights_from_classes, 
 class ClassifierGuidance(BaseGuidance):
     """Shift a denoiser's prediction by the score of noisy classifiers (Dhariwal & Nichol 2021, algorithm 2).
 
-    For a loop of one's own that steps with a stock scheduler. diffusers hands a guider what the denoiser is conditioned
-    on and what it predicted, but not x_t: that is looked up at the denoiser's input, by a hook that is there for the
-    one call. The score is shifted, never the mean, and the predicted image clipped where the scheduler's
+    For a loop of one's own that steps with a stock scheduler. diffusers hands a guider what the denoiser is
+    conditioned on and what it predicted, but not x_t: that is looked up at the denoiser's input, by a hook that is
+    there for the one call. The score is shifted, never the mean, and the predicted image clipped where the scheduler's
     configuration says `clip_sample`, as our pipelines do it.
 
     Args:

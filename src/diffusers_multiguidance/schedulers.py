@@ -1,8 +1,8 @@
 """Stock schedulers: their short names, and how each takes one step on a guided prediction.
 
 `DDPMScheduler` and `DDIMScheduler` only say what to do: `ExactSteps` does it by the float64 tables of
-`GaussianDiffusion`. Every other one does it itself, in `StockSteps`. Both have the same three methods, so that the loop in
-`denoising.py` need not tell them apart.
+`GaussianDiffusion`. Every other one does it itself, in `StockSteps`. Both have the same three methods, so that the
+loop in `denoising.py` need not tell them apart.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def create_scheduler(name: str, scheduler: Any) -> Any:
         raise ValueError(f"`scheduler` is {name!r}; expected one of {list(SCHEDULERS)}.")
     class_name, settings = SCHEDULERS[name]
     config = dict(scheduler.config)
-    # What one scheduler calls its algorithm means nothing to another.
-    for setting in ("algorithm_type", "solver_type", "final_sigmas_type"):
+    # What one scheduler calls its algorithm means nothing to another, and what it has by default is to be kept.
+    for setting in ("algorithm_type", "solver_type", "final_sigmas_type", "_use_default_values"):
         config.pop(setting, None)
     return getattr(diffusers, class_name).from_config(config, **settings)
 
@@ -76,6 +76,11 @@ def create_steps(scheduler: Any, num_inference_steps: int, device: torch.device)
         diffusion = GaussianDiffusion.from_scheduler(scheduler, num_inference_steps, scheduler.config.timestep_spacing)
         return ExactSteps(diffusion, name, device)
     return StockSteps(scheduler, num_inference_steps, device)
+
+
+def used_output(diffusion: GaussianDiffusion, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """The network's output without a learned variance, such as a DiT's, that its scheduler has no use for."""
+    return model_output if diffusion.variance_type == "learned_range" else model_output[:, : sample.shape[1]]
 
 
 class ExactSteps:
@@ -116,9 +121,7 @@ class ExactSteps:
         noise = torch.zeros_like(sample)
         if index > 0 and (self.kind == "ddpm" or eta > 0):
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-        if diffusion.variance_type != "learned_range":
-            model_output = model_output[:, : sample.shape[1]]  # a DiT has learnt a variance that its scheduler ignores
-        moments = diffusion.p_mean_variance(model_output, sample, index)
+        moments = diffusion.p_mean_variance(used_output(diffusion, model_output, sample), sample, index)
         if self.kind == "ddim":
             if grad is not None:
                 moments = diffusion.guide_score(moments, sample, grad, index)

@@ -427,15 +427,12 @@ def test_a_slider_for_each_of_three_attributes_and_some_left_free(visit):
 
 def test_an_emptied_field(visit):
     page = visit(f"?pipeline=tiny&{QUICK}")
-    generate(page)
-    url = page.url
     page.get_by_text("Sampling", exact=True).click()
     field = page.get_by_label("Guidance scale: how strongly")
     field.fill("")
     press(page, "Generate")
     expect_message(page, "scale is empty; expected a number from 0 to 10000.")
     expect(page.locator(".status .bar")).to_have_count(0)
-    assert page.url == url
     field.fill("123.456789")
     page.locator(".toast-close").first.click()
     generate(page)

@@ -6,7 +6,12 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers_multiguidance import MultiGuidanceDDPMPipeline, NoisyClassifier, NoisyClassifierSet, create_unet
 
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 30.0, "guidance_interval": [0.0, 1.0]}
-SAMPLING_DEFAULTS = {"ddpm": SAMPLING, "ddim": SAMPLING, "sde-dpmsolver++": SAMPLING, "edit": {**SAMPLING, "strength": 0.5}}
+SAMPLING_DEFAULTS = {
+    "ddpm": SAMPLING,
+    "ddim": SAMPLING,
+    "sde-dpmsolver++": SAMPLING,
+    "edit": {**SAMPLING, "strength": 0.5},
+}
 
 
 def tiny_classifier(seed: int = 0, attributes: dict[str, list[str]] | None = None, **config) -> NoisyClassifier:

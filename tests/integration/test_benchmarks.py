@@ -8,14 +8,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_classifier
 from helpers.launch import ROOT
+from helpers.tiny import tiny_classifier
 
-from diffusers_multiguidance.data.circles import render_circle
 from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
-CIRCLES = ROOT / "pipelines" / "circles-ends"
+CIRCLES = ROOT / "pipelines" / "circles-32"
 
 
 def script(name: str) -> ModuleType:
@@ -28,60 +27,31 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_malformed_images_are_not_near_their_target():
-    targets = script("targets")
-    obtained = np.repeat(targets.TARGETS[:, None], 4, axis=1)
-    obtained[0] += [0.04, 0.06, 0, 0]
-    obtained[1, :2] = np.nan
-    figures = targets.figures(obtained)
-    assert figures["share_near_by_target"]["0.1"] == 0.75
-    assert figures["share_near_at_worst_target"] == 0.5
-    assert figures["share_malformed"] == pytest.approx(2 / 36, abs=1e-4)
-    assert figures["mean_absolute_error"] == pytest.approx(0.1 / 34, abs=1e-4)
-
-
-def test_the_better_of_two_images_is_kept():
-    loaded = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
-    left, right = (render_circle(x, 15, 32)[..., None] for x in (3, 28))
-    images = np.stack([left, right, right, left])
-    kept = script("narrow").nearest(loaded, images, "position", 0.0, 2)
-    np.testing.assert_array_equal(kept, np.stack([left, left]))
-
-
 def test_targets(tmp_path):
     targets = script("targets")
     targets.main(CIRCLES, tmp_path, "position", num_images=1, num_uniform=20, num_inference_steps=10)
-    results = json.loads((tmp_path / "targets.json").read_text())
+    results = json.loads((tmp_path / "targets.json").read_text())["results"]
     assert results["rank_correlation"] > 0.5
     assert results["uniform"]["num_images"] == 20
     assert (tmp_path / "targets.png").stat().st_size > 0
 
 
-def test_narrow(tmp_path):
-    script("narrow").main(CIRCLES, tmp_path, "position", num_images=1, num_inference_steps=10)
-    results = json.loads((tmp_path / "narrow.json").read_text())
-    assert list(results)[2:5] == ["best of 2", "Langevin corrector", "2 particles"]
-    # The ways differ (circles lie on whole pixels, so that two may be alike), and none of them wrecks the circles.
-    assert len({row["mean_absolute_error"] for row in results.values()}) > len(results) / 2
-    assert all(row["share_malformed"] < 0.5 for row in results.values())
+def test_schedulers(tmp_path):
+    rows = ["ddpm:10:120", "sde-dpmsolver++:8:60:0:0.7", "unipc:8:60"]
+    script("schedulers").main(CIRCLES, tmp_path, "position", row=rows, num_images=8)
+    content = json.loads((tmp_path / "schedulers.json").read_text())
+    first, second, third = content["results"]["rows"]
+    assert (first["class"], first["interval"]) == ("DDPMScheduler", [0.0, 0.7])
+    assert (second["scheduler"], second["steps"], second["scale"]) == ("sde-dpmsolver++", 8, 60)
+    assert third["standard_deviation"] != second["standard_deviation"]
+    assert content["command"].startswith("python benchmarks/")
+    assert {"machine", "date", "versions"} <= set(content)
 
 
-def test_steps(tmp_path):
-    names = ["ddpm:10", "dpmsolver++:8", "sde-dpmsolver++:8:60", "sde-dpmsolver++:8:60:3"]
-    script("steps").main(CIRCLES, tmp_path, "position", row=names, num_images=8)
-    rows = json.loads((tmp_path / "steps.json").read_text())
-    assert [row["row"] for row in rows] == names
-    assert [(row["sampler"], row["num_inference_steps"]) for row in rows[:2]] == [("ddpm", 10), ("dpmsolver++", 8)]
-    assert rows[2]["guidance_scale"] == rows[3]["guidance_scale"] == 60
-    assert not any(row["calibrated"] for row in rows)
-
-
-def test_classifiers_asked_at_every_third_step_answer_for_all_of_a_batch(monkeypatch):
-    steps, asked = script("steps"), []
-    monkeypatch.setattr(steps, "guidance_gradient", lambda *call: asked.append(call) or len(asked))
-    gradient, first, second = steps.every_nth(3), {}, {}
-    assert [gradient(None, None, None, first) for _ in range(5)] == [1, 1, 1, 2, 2]
-    assert gradient(None, None, None, second) == 3, "another batch begins anew"
+def test_overhead(tmp_path):
+    out = tmp_path / "overhead.json"
+    script("overhead").main(CIRCLES, out, batch_size=[2], num_inference_steps=2, repetitions=1)
+    assert json.loads(out.read_text())["results"]["2"]["median_ratio"] > 0
 
 
 def test_response_of_a_trained_classifier_rises_from_end_to_end(tmp_path):
@@ -91,7 +61,7 @@ def test_response_of_a_trained_classifier_rises_from_end_to_end(tmp_path):
     response = script("response")
     response.DRAWS = 1
     response.main([tmp_path / "pipeline"], tmp_path)
-    (result,) = json.loads((tmp_path / "response.json").read_text()).values()
+    (result,) = json.loads((tmp_path / "response.json").read_text())["results"].values()
     assert len(result["log_odds"]) == 3
     for answers, rises in zip(result["log_odds"], result["share_of_steps_that_rise_in_gap"], strict=True):
         assert answers[0] < -1 < 1 < answers[-1]
@@ -104,10 +74,10 @@ def test_ways_to_train_classifiers(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["response"], "DRAWS", 1)
     monkeypatch.setattr(sys.modules["response"], "NOISE_LEVELS", (0.0, 0.5))
     circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
-    circles.register_to_config(default_num_inference_steps=8)
+    circles.register_to_config(sampling_defaults={"ddpm": {"num_inference_steps": 4, "guidance_scale": 120.0}})
     circles.save_pretrained(tmp_path / "pipeline")
     classifiers.main(tmp_path / "pipeline", tmp_path, num_classifiers=2, steps=3, num_images=2, num_by_target=1)
-    results = json.loads((tmp_path / "classifiers.json").read_text())
+    results = json.loads((tmp_path / "classifiers.json").read_text())["results"]
     assert len(results) == 10
     assert all(len(row["rises"]) == 2 for row in results.values())
     # After three steps from the same seeds some still draw alike, but not all.
@@ -138,8 +108,16 @@ def test_square_by_two_attributes_and_by_corners(tmp_path):
         circles.classifiers = NoisyClassifierSet.from_members([tiny_classifier(0, attributes, sample_size=32)])
         circles.save_pretrained(tmp_path / "pipeline")
         out = tmp_path / "out"
-        square.main(tmp_path / "pipeline", out, ("height", "position"), num_images=100, num_inference_steps=2, **flags)
-        results = json.loads((out / "square.json").read_text())
+        square.main(
+            tmp_path / "pipeline",
+            out,
+            ("height", "position"),
+            ("circle-height", "circle-position"),
+            num_images=100,
+            num_inference_steps=2,
+            **flags,
+        )
+        results = json.loads((out / "square.json").read_text())["results"]
         counts = np.array(results["images_by_cell"])
         assert results["cells_with_an_image"] == (counts > 0).sum()
         assert counts.sum() == round(100 * (1 - results["share_malformed"]))

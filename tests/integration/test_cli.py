@@ -15,7 +15,6 @@ from diffusers_multiguidance.cli import main
 from diffusers_multiguidance.data.circles import render_circle
 
 
-
 def multiguidance(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("multiguidance")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)

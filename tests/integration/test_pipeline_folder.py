@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_pipeline, with_parts
 from diffusers import DiffusionPipeline
+from helpers.tiny import tiny_pipeline, with_parts
 from safetensors.torch import load_file, save_file
 
-from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 from diffusers_multiguidance.hub.bundle import inline_source
+from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
 COMMITTED = sorted(path.parent for path in (Path(__file__).parents[2] / "pipelines").glob("*/model_index.json"))
 

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_pipeline
 from helpers.launch import ROOT
+from helpers.tiny import tiny_pipeline
 from PIL import Image
 
 from diffusers_multiguidance.calibration import add_calibration, calibrate, fit_calibration

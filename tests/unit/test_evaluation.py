@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from diffusers_multiguidance.data.circles import render_circle, position
+from diffusers_multiguidance.data.circles import position, render_circle
+from diffusers_multiguidance.evaluation.control import TARGETS, control_figures
 from diffusers_multiguidance.evaluation.evaluators import CirclePosition, StrokeThickness
 from diffusers_multiguidance.evaluation.report import summarize, write_report
 from diffusers_multiguidance.evaluation.uniformity import (
@@ -104,3 +105,14 @@ def test_report_files(tmp_path):
     assert report["num_images"] == 29
     assert report["share_in_gap"] == summary["share_in_gap"] == pytest.approx(16 / 29)
     assert report["values"][-1] is None
+
+
+def test_malformed_images_are_not_near_their_target():
+    values = np.repeat(TARGETS[:, None], 4, axis=1)
+    values[0] += [0.04, 0.06, 0, 0]
+    values[1, :2] = np.nan
+    figures = control_figures(values)
+    assert figures["share_near_by_target"]["0.1"] == 0.75
+    assert figures["share_near_at_worst_target"] == 0.5
+    assert figures["share_malformed"] == pytest.approx(2 / 36, abs=1e-4)
+    assert figures["mean_absolute_error"] == pytest.approx(0.1 / 34, abs=1e-4)

@@ -74,7 +74,9 @@ class TrainedEvaluator:
         self.network = load_network(folder)
         classes = self.network.config["classes"]
         if classes is not None and len(classes) != 2:
-            raise ValueError(f"`{folder}` tells {len(classes)} classes apart; expected an evaluator of a number, or of two.")
+            raise ValueError(
+                f"`{folder}` tells {len(classes)} classes apart; expected an evaluator of a number, or of two."
+            )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         logits = network_logits(self.network, images).double()

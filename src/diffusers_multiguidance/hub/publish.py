@@ -46,10 +46,15 @@ def publish(
         URL of the commit.
 
     Raises:
-        ValueError: where the card is missing or its metadata are wrong, the token is missing or has no right, `repo_id`
-            is taken by something else, or the connection broke; in one sentence.
+        ValueError: where the card is missing or its metadata are wrong, the token is missing or has no right,
+            `repo_id` is taken by something else, or the connection broke; in one sentence.
     """
     token = find_token(token)
+    if folder is not None:
+        if not (Path(folder) / "model_index.json").is_file():
+            raise ValueError(f"`folder` is {str(folder)!r}; expected a pipeline's folder, with a model_index.json.")
+        with hub_errors(repo_id):
+            _check_card(Path(folder), "model")
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / (repo_id.split("/")[-1] if folder is None else Path(folder).resolve().name)
         if folder is not None:

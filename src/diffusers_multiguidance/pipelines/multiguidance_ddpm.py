@@ -108,6 +108,9 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`vae` has latents of {vae.config.latent_channels} channels; expected those of the denoiser, {channels}."
             )
+        # What it has by default it has: else `from_config` of another scheduler would forget it, say to clip.
+        said = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+        scheduler = type(scheduler).from_config(said)
         if classifiers is not None:
             classifiers.requires_grad_(False)  # else every backward pass prepares for gradients of its weights
         self.register_modules(
@@ -237,14 +240,13 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         elif guidance_weights is not None:
             weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
         _check_generator(generator, batch_size)
-        if class_labels is not None:
-            class_labels = self._class_labels(class_labels, batch_size)
+        labels = None if class_labels is None else self._class_labels(class_labels, batch_size)
 
         device = self._execution_device
         denoiser = Denoiser(self.denoiser)
         noise = randn_tensor((batch_size, *denoiser.sample_shape), generator=generator, device=device)
         return denoise(
-            functools.partial(denoiser.predict, class_labels=class_labels),
+            functools.partial(denoiser.predict, class_labels=labels),
             create_steps(self.scheduler, call["num_inference_steps"], device),
             noise,
             ClassifierScore(self.classifiers, weights) if weights else None,
@@ -280,7 +282,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, Any] | None] | None,
     ) -> MultiGuidanceOutput | tuple[Any, dict[str, np.ndarray] | None]:
         """Take all steps, with a progress bar and the caller's callback, and finish the images."""
-        bar = None
+        bar: Any = None
         for step in steps:
             bar = self.progress_bar(total=step.total) if bar is None else bar
             if callback_on_step_end is not None:
@@ -444,14 +446,15 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     def _class_labels(self, class_labels: Any, batch_size: int) -> torch.Tensor:
         config = self.denoiser.config
         num_classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds") or 0
-        labels = torch.as_tensor(class_labels)
         if not num_classes:
             raise ValueError(f"`class_labels` is {class_labels!r}; expected None, as the denoiser knows no classes.")
-        if labels.shape != (batch_size,) or labels.is_floating_point() or not bool((labels.abs() < num_classes).all()):
+        labels = np.asarray(class_labels)
+        whole = np.issubdtype(labels.dtype, np.integer) and labels.shape == (batch_size,)
+        if not (whole and (labels >= 0).all() and (labels < num_classes).all()):
             raise ValueError(
                 f"`class_labels` is {class_labels!r}; expected {batch_size} whole numbers from 0 to {num_classes - 1}."
             )
-        return labels.to(self._execution_device)
+        return torch.from_numpy(labels).to(self._execution_device)
 
 
 def _sample_size(network: Any) -> tuple[int, int]:
@@ -479,14 +482,18 @@ def _components(index: Any) -> dict[str, str]:
             f"`pretrained_model_name_or_path` is a {class_name}; expected a MultiGuidance pipeline or one of "
             f"{list(STOCK_PIPELINES)}."
         )
-    found = {}
-    for name, entry in index.items():
-        # A component is a pair of library and class; settings are dictionaries.
-        if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+    found: dict[str, str] = {}
+    for name, entry in {**index, "scheduler": index.get("scheduler")}.items():
+        # A component is a pair of library and class, perhaps of None; settings are dictionaries.
+        if name.startswith("_") or isinstance(entry, dict) or (entry == [None, None] and name != "scheduler"):
             continue
-        known = COMPONENT_CLASSES.get(STOCK_NAMES.get(name, name), set())
+        known = COMPONENT_CLASSES.get(STOCK_NAMES.get(name, name))
+        if known is None and not isinstance(entry, list):
+            continue
+        if known is None:
+            raise ValueError(f"`model_index.json` has a component '{name}'; expected some of {list(COMPONENT_CLASSES)}.")
         library = ("noisy_classifier", "diffusers_multiguidance") if name == "classifiers" else ("diffusers",)
-        if len(entry) != 2 or entry[0] not in library or entry[1] not in known:
+        if not isinstance(entry, list) or len(entry) != 2 or entry[0] not in library or entry[1] not in known:
             raise ValueError(f"`model_index.json` names {entry} as '{name}'; expected one of {sorted(known)}.")
         found[name] = entry[1]
     return found
