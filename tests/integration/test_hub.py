@@ -425,7 +425,8 @@ def test_training_script_pushes_what_it_trained(hub, extremes, tmp_path):
     assert card.data.library_name == "diffusers"
     assert 'Pipeline.from_pretrained("user/trained"' in card.text
     assert "target=" not in card.text
-    assert "training/train_unet.py --dataset_name user/circles-extremes" in card.text
+    assert "training/train_unet.py" in card.text
+    assert "--dataset_name user/circles-extremes" in card.text
 
     words = "--resolution 16 --train_batch_size 4 --max_train_steps 2 --norm_num_groups 4 --attention_head_dim 8"
     words += " --layers_per_block 1 --block_out_channels 8 8 --attention_resolutions 8 --attributes position"
@@ -454,9 +455,15 @@ def test_tokens_are_nowhere(hub):
 
 
 USE_CARD = """
-import sys
-sys.modules["diffusers_multiguidance"] = None
-exec(sys.argv[1])
+import re, sys
+from pathlib import Path
+card = Path(sys.argv[1]).read_text()
+example = card.split("```python\\n")[1].split("```")[0]
+if sys.argv[2] == "without":
+    sys.modules["diffusers_multiguidance"] = None
+    (alone,) = re.findall("`(DiffusionPipeline.from_pretrained.*)`", card)
+    example = "from diffusers import DiffusionPipeline\\npipe = " + alone + example[example.index("\\n# Smiling") :]
+exec(example)
 assert [len(images), len(unguided), images[0].size] == [16, 16, (8, 8)]
 """
 
@@ -472,9 +479,10 @@ def test_example_of_the_card_runs(hub, tiny, tmp_path):
     published = card(hub, "user/example", "main", tmp_path).content
     assert published == local.replace('"runs/some/pipeline"', '"user/example"')
     assert published.count('Pipeline.from_pretrained("user/example"') == 2
-    example = published.split("```python\n")[1].split("```")[0]
-    result = run(hub, tmp_path / "other", "-c", USE_CARD, example, token=None)
-    assert result.returncode == 0, result.stderr
+    (tmp_path / "card.md").write_text(published)
+    for package in ("with", "without"):
+        result = run(hub, tmp_path / "other", "-c", USE_CARD, tmp_path / "card.md", package, token=None)
+        assert result.returncode == 0, result.stderr
 
 
 def test_command_refuses_in_one_sentence(hub, tiny, tmp_path):

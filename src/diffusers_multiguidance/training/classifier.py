@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class ClassifierSettings(PipelineSettings):
         check_numbers(self, "num_classifiers", "num_inference_steps", at_least=1)
         check_numbers(self, "label_smoothing", at_least=0, below=1)
         check_numbers(self, "guidance_scale", at_least=0)
-        check_guidance_interval(cast(tuple[float, float], tuple(self.guidance_interval)))
+        check_guidance_interval(self.guidance_interval)
         if self.scheduler not in (None, *SCHEDULERS):
             raise ValueError(f"`--scheduler` is {self.scheduler!r}; expected one of {list(SCHEDULERS)}.")
         if self.teacher is not None and (self.pseudo_labels or self.label_smoothing):
