@@ -7,7 +7,6 @@ Writes that JSON file once all generations are done.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import statistics
@@ -25,6 +24,8 @@ from typing import Annotated, Any
 import psutil
 import typer
 from gradio_client import Client
+
+from record import save_results
 
 SPACE = Path(__file__).parents[1] / "spaces" / "interpolation"
 STEPS, IMAGES = 20, 4
@@ -63,8 +64,8 @@ def space(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
 def generate(client: Client, pipeline: str, seed: int) -> tuple[float, float, Any]:
     """Seconds from the click to the first image that shows anything, and to the finished ones; and these."""
     started = time.perf_counter()
-    values = {"name": pipeline, "first": 0.5, "second": 0.5, "even": False, "scale": 60.0, "steps": STEPS}
-    job = client.submit(**values, sampler="ddpm", images=IMAGES, seed=seed, api_name="/generate")
+    settings = {"pipeline": pipeline, "scheduler": "ddpm", "scale": 60, "steps": STEPS, "images": IMAGES, "seed": seed}
+    job = client.submit(settings, api_name="/generate")
     first = 0.0
     for output in job:
         first = first or time.perf_counter() - started
@@ -74,7 +75,7 @@ def generate(client: Client, pipeline: str, seed: int) -> tuple[float, float, An
 
 def main(
     out: Annotated[Path, typer.Option()],
-    pipeline: Annotated[str, typer.Option()] = "circles",
+    pipeline: Annotated[str, typer.Option()] = "circles-32",
     users: Annotated[int, typer.Option()] = 20,
     generations: Annotated[int, typer.Option()] = 200,
 ) -> None:
@@ -107,8 +108,7 @@ def main(
         settled = memory[len(memory) // 5 :]
         result["growth_mib"] = statistics.mean(settled[-10:]) - statistics.mean(settled[:10])
         print(f"growth after the first fifth: {result['growth_mib']:+.1f} MiB")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    save_results(out, result)
 
 
 if __name__ == "__main__":

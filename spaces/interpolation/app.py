@@ -335,7 +335,7 @@ def keep_address() -> str:
     return f"""(...values) => {{
     const said = Object.fromEntries({json.dumps([*controls])}.map((key) => [key, values.shift()]));
     const query = new URLSearchParams({{pipeline: said.pipeline}});
-    {json.dumps(attributes)}[said.pipeline].forEach((name, place) =>
+    ({json.dumps(attributes)})[said.pipeline].forEach((name, place) =>
         query.set(name, values[{len(targets)} + place] ? values[place] : "free"));
     for (const [key, value] of Object.entries(said))
         if (value !== null) query.set(key, typeof value === "boolean" ? +value : value);

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from helpers.celeba_folder import write_celeba_folder
 from helpers.launch import CPU, ROOT, kill_all, launch, launch_command
 from huggingface_hub import DatasetCard
 from PIL import Image
@@ -17,7 +18,6 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from diffusers_multiguidance.curation import labelers
 from diffusers_multiguidance.curation.build import DatasetSettings, build_dataset
-from diffusers_multiguidance.data.celeba import write_celeba_folder
 from diffusers_multiguidance.data.faces import faces
 
 FACES = {"dataset": "faces", "num_images": 240, "resolution": 16, "seed": 7}

@@ -1,6 +1,5 @@
 """CelebA, cut-out objects and anyone's images, read from real files, some of them broken."""
 
-import csv
 import io
 import shutil
 
@@ -8,10 +7,11 @@ import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from helpers.celeba_folder import write_celeba_folder
 from PIL import Image as PILImage
 
 from diffusers_multiguidance.data import load as load_module
-from diffusers_multiguidance.data.celeba import ATTRIBUTES, attribute_values, celeba, write_celeba_folder
+from diffusers_multiguidance.data.celeba import ATTRIBUTES, attribute_values, celeba
 from diffusers_multiguidance.data.faces import faces
 from diffusers_multiguidance.data.images import image_dataset
 from diffusers_multiguidance.data.load import load_source, load_training_set
@@ -234,21 +234,6 @@ def test_a_changed_celeba_folder_is_read_anew(tmp_path):
     assert celeba(tmp_path / "rendered")[0][0]["image"].getpixel((3, 3))[2] > 250
     (tmp_path / "rendered" / "img_align_celeba" / "000002.jpg").unlink()
     assert celeba(tmp_path / "rendered")[1]["skipped"] == {"missing image": 1}
-
-
-def test_rendered_celeba_repeats_from_a_seed_and_spares_other_folders(tmp_path):
-    for name, number in (("few", 2), ("more", 3)):
-        write_celeba_folder(number, tmp_path / name, seed=5)
-    for file in ("img_align_celeba/000002.jpg", "list_attr_celeba.csv", "factors.csv"):
-        few, more = ((tmp_path / name / file).read_bytes() for name in ("few", "more"))
-        assert more.startswith(few)
-    with (tmp_path / "few" / "list_attr_celeba.csv").open() as file:
-        assert {value for row in list(csv.reader(file))[1:] for value in row[1:]} <= {"-1", "1"}
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="expected rendered faces to replace, or a free name"):
-        write_celeba_folder(1, tmp_path / "mine")
-    with pytest.raises(ValueError, match="`num_images` is 0; expected at least 1"):
-        write_celeba_folder(0, tmp_path / "new")
 
 
 BOOLS = {"celeb_id": [7, 8], "Smiling": [True, False], "Blond_Hair": [False, True]}

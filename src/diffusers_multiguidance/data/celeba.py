@@ -1,4 +1,4 @@
-"""CelebA, the paper's faces (section 5.1), from a folder or the Hub; and rendered faces in a folder like CelebA's."""
+"""CelebA, the paper's faces (section 5.1), from a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from datasets.fingerprint import Hasher
-from tqdm.auto import tqdm
 
-from ..utils.files import replace_folder
-from .faces import HAIR_CLASSES, LABEL_NOISE, hair_label, render_row
+from .faces import HAIR_CLASSES, hair_label
 from .load import Counts, load_source, read_images, undecoded
 
 SPLITS = ("train", "valid", "test")  # partition 0, 1, 2
-
-FACTORS = ("Smiling", "Hair", "Pale_Skin")  # the latents of rendered faces
 
 # In the authors' order, which is that of the mirrors that give a list without names.
 ATTRIBUTES = (
@@ -171,36 +167,3 @@ def celeba(
     return read_images(
         images, {**attributes, **columns}, features, resolution, fingerprint=fingerprint, num_proc=num_proc
     )
-
-
-def write_celeba_folder(num_images: int, folder: str | Path, seed: int = 0) -> None:
-    """Render faces into a folder in CelebA's format (Kaggle's), 178x218, for what wants CelebA where it cannot be had.
-
-    Writes `img_align_celeba/000001.jpg` and so on, `list_attr_celeba.csv` (the four attributes of `faces`, -1 or 1,
-    as noisy as there), `list_eval_partition.csv` (of ten images in a row eight train, one valid and one test) and
-    `factors.csv` (the true latents `Smiling`, `Hair`, `Pale_Skin`, which CelebA does not have). An image is the same
-    whatever the number of images.
-
-    Raises:
-        ValueError: for less than one image, or a folder that holds anything else than an earlier one of these.
-    """
-    if num_images < 1:
-        raise ValueError(f"`num_images` is {num_images}; expected at least 1.")
-    if Path(folder).exists() and not (Path(folder) / "factors.csv").is_file():
-        raise ValueError(f"`folder` {folder} exists; expected rendered faces to replace, or a free name.")
-    tables: dict[str, list[list[Any]]] = {
-        "list_attr_celeba": [["image_id", *LABEL_NOISE]],
-        "list_eval_partition": [["image_id", "partition"]],
-        "factors": [["image_id", *FACTORS]],
-    }
-    with replace_folder(folder) as new:
-        (new / "img_align_celeba").mkdir()
-        for number in tqdm(range(num_images), desc="Rendering faces"):
-            face, name = render_row(seed, number, 178, 218), f"{number + 1:06d}.jpg"
-            face["image"].save(new / "img_align_celeba" / name, quality=95)
-            tables["list_attr_celeba"].append([name, *(2 * face[attribute] - 1 for attribute in LABEL_NOISE)])
-            tables["list_eval_partition"].append([name, max(0, number % 10 - 7)])
-            tables["factors"].append([name, *(face[f"factor_{factor}"] for factor in FACTORS)])
-        for table, rows in tables.items():
-            with (new / f"{table}.csv").open("w", newline="") as file:
-                csv.writer(file).writerows(rows)

@@ -1,4 +1,4 @@
-"""A `timm` network that judges clean images: the filter's scorers and the evaluators of generated images."""
+"""A `timm` network that looks at clean images: the labelers of the filter and the evaluators of generated images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from diffusers.configuration_utils import register_to_config
 
 
 class ImageClassifier(ModelMixin, ConfigMixin):
-    """Classes of one attribute, or with `classes` of None its strength.
+    """Classes of one attribute, or with `classes` of None its value.
 
     Args:
         model: a name that `timm.list_models()` has.
-        attribute: what is judged.
+        attribute: what it looks for.
         classes: names in the order of the outputs; None for a regression of a number in [0, 1].
         in_channels: of the images.
         sample_size: height and width in pixels of the images it was trained on.

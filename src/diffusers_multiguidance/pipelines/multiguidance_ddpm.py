@@ -167,8 +167,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             target: where to aim, by attribute: a number from 0 (its low class) to 1 (its high class), a dict of
                 shares for any number of classes, or "uniform", which spreads the batch evenly. A number is a measured
                 value where there is a calibration, else the classifiers' probability at which guidance vanishes.
-            guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. The same scale is not
-                the same strength under two schedulers: None takes what the pipeline was tuned for with this one.
+            guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. The same scale does
+                not pull alike under two schedulers: None takes what the pipeline was tuned for with this one.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
             guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes
                 the pipeline's default for this scheduler.
