@@ -507,7 +507,7 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
                         shown = {"type": "pil", "interactive": False}
                         comparison = gr.ImageSlider(elem_id="comparison", buttons=BUTTONS, **shown, **PIXELS)
                         edited = gr.Gallery(
-                            columns=VARIANTS, height="auto", allow_preview=False, elem_id="edited", **shown, **PIXELS
+                            columns=VARIANTS, allow_preview=False, buttons=[], elem_id="edited", **shown, **PIXELS
                         )
 
             with gr.Tab("Two attributes", visible=False) as two_tab:
@@ -545,11 +545,12 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
         handle(event, handler, others, outputs, **progress, **limit).failure(lambda: status(), None, shown, **quick)
 
     shows = list(show(usual))
-    demo.load(read_address, None, shows, **quick)
+    loaded = demo.load(read_address, None, shows, **quick)
     chooser.input(choose, chooser, shows, **quick)
     scheduler.input(choose_scheduler, [chooser, scheduler], [note, scale, steps], **quick)
     gr.on([one.change for one in (even, *guides)], can_move, [even, *guides], targets, **quick)
-    gr.on([one.change for one in everything], None, everything, None, js=keep_address())
+    for event in (loaded.then, *(one.change for one in everything)):
+        event(None, everything, None, js=keep_address())
 
     generated = [gallery, generate_status, measured, clicks]
     run(generate_button.click, generate, [clicks], generated, generate_status)

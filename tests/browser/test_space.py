@@ -169,6 +169,13 @@ def files(page: Page, selector: str) -> list[bytes]:
     return [page.request.get(address).body() for address in addresses]
 
 
+def click_square(page: Page, x: float, y: float) -> None:
+    """Click at these shares of its width and height."""
+    page.wait_for_function("document.querySelector('#plane img')?.naturalWidth > 0")
+    box = page.locator("#plane img").bounding_box()
+    page.locator("#plane img").click(position={"x": x * box["width"], "y": y * box["height"]})
+
+
 def compared(page: Page) -> list[np.ndarray]:
     """What lies on both sides of the image slider, (256, 256) grey."""
     return [np.asarray(Image.open(io.BytesIO(one)).convert("L")) for one in files(page, "#comparison img")]
@@ -370,8 +377,7 @@ def test_two_attributes(visit, screenshot):
     open_tab(page, "Two attributes")
     press(page, "Generate there")
     expect_message(page, "One of the two attributes is left free; tick both.")
-    box = page.locator("#plane img").bounding_box()
-    page.locator("#plane img").click(position={"x": box["width"] / 2, "y": 2})
+    click_square(page, 0.5, 0.01)
     status = page.locator(".status", has_text="requested 0.50, 1.00")
     expect(status).to_be_visible(timeout=SECONDS)
     expect(page.locator("#guided_0 input")).to_be_checked()
@@ -392,8 +398,7 @@ def test_two_attributes(visit, screenshot):
 def test_a_position_runs_across_and_a_height_upwards(visit):
     page = visit("?pipeline=circles-32-two-attributes&steps=10")
     open_tab(page, "Two attributes")
-    box = page.locator("#plane img").bounding_box()
-    page.locator("#plane img").click(position={"x": 0.15 * box["width"], "y": 0.15 * box["height"]})
+    click_square(page, 0.15, 0.15)
     expect(page.locator(".status", has_text="came out as")).to_be_visible(timeout=SECONDS)
     pixels = np.asarray(Image.open(io.BytesIO(files(page, "#point img")[0])))
     rows, columns = np.nonzero(pixels > 128)
