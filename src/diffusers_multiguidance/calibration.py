@@ -22,6 +22,7 @@ from sklearn.isotonic import IsotonicRegression
 from .evaluation.evaluators import find_evaluator, load_evaluator
 from .generate import generate, load_pipeline
 from .guidance import weights_fingerprint
+from .utils.files import add_to_folder
 
 CALL = ("scheduler", "num_inference_steps", "guidance_scale", "guidance_interval")
 BINS = 20
@@ -61,7 +62,7 @@ def calibrate(
     folder = Path(pipeline)
     if not folder.is_dir():
         raise ValueError(f"`pipeline` is {str(pipeline)!r}; expected a folder.")
-    name = str(evaluator or find_evaluator(folder, attribute))
+    name = str(find_evaluator(folder, attribute) if evaluator is None else evaluator)
     evaluate = load_evaluator(name)
     loaded = load_pipeline(folder, scheduler)
     call = loaded.resolve_call(num_inference_steps, guidance_scale, guidance_interval)
@@ -92,8 +93,8 @@ def calibrate(
         "seed": seed,
         "date": date.today().isoformat(),
     }
-    add_calibration(folder, attribute, calibration)
     save_calibration_plot(fit, attribute, folder / f"calibration_{attribute}.png")
+    add_calibration(folder, attribute, calibration)
     return calibration
 
 
@@ -176,15 +177,13 @@ def even_values(probabilities: np.ndarray, values: np.ndarray, mapped: list[floa
 
 def add_calibration(folder: Path, attribute: str, calibration: Mapping[str, Any]) -> None:
     """Add a calibration to a pipeline folder's configuration, in place of one that was measured with the same call."""
-    path = folder / "model_index.json"
-    index = json.loads(path.read_text())
+    index = json.loads((folder / "model_index.json").read_text())
     # A dictionary, since diffusers takes every list in a model_index.json for a component.
     known = index.setdefault("calibrations", {})
     others = [old for old in known.get(attribute, []) if any(old[name] != calibration[name] for name in CALL)]
     known[attribute] = [*others, calibration]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(index, indent=2) + "\n")
-    temporary.replace(path)
+    with add_to_folder(folder) as new:
+        (new / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def save_calibration_plot(fit: Mapping[str, Any], attribute: str, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .guidance import Target
+from .utils.exits import exit_codes
 from .utils.files import add_to_folder
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -38,15 +38,12 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results."
 
 
 def main() -> None:
-    """Run the command; a wrong value ends in one sentence and exit code 2."""
-    try:
-        app()
-    except (ValueError, OSError) as error:
-        print(f"multiguidance: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        print(f'multiguidance: {error}; expected `pip install "diffusers-multiguidance[eval]"`.', file=sys.stderr)
-        sys.exit(2)
+    """Run the command, ending as `exit_codes` says."""
+    with exit_codes("multiguidance"):
+        try:
+            app()
+        except ModuleNotFoundError as error:
+            raise ValueError(f'{error}; expected `pip install "diffusers-multiguidance[eval]"`.') from error
 
 
 @app.command()

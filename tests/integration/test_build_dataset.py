@@ -62,7 +62,7 @@ def test_extreme_set_says_what_it_was_made_from(smiles):
     assert set(record["leak"]) >= {"labels alone", "labeler, surest", "ensemble on agreed, surest"}
     assert record["wrong_images_bound"]["10"] < 1
     assert provenance["flags"]["attribute"] == ["Smiling"]
-    assert not smiles.with_name("set.work").exists()
+    assert not smiles.with_name(".set.work").exists()
 
 
 def test_card_has_its_pictures_and_valid_metadata(smiles):
@@ -81,7 +81,7 @@ def test_killed_build_goes_on_and_ends_the_same(smiles, tmp_path, monkeypatch):
     """The command is killed; called from Python with the same settings, it goes on."""
     command = launch_command("build_dataset.py", *flags(tmp_path, **SMILES, compare=True))
     process = subprocess.Popen(command, cwd=ROOT, env=CPU, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finished = tmp_path / "set.work" / "Smiling" / "on-all-0" / "labeler" / "config.json"
+    finished = tmp_path / ".set.work" / "Smiling" / "on-all-0" / "labeler" / "config.json"
     deadline = time.monotonic() + 240
     try:
         while not finished.exists():

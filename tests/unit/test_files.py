@@ -1,8 +1,12 @@
-"""Folders that are either whole or as they were."""
+"""Folders that are either whole or as they were, and what isn't ours stays."""
 
 import pytest
 
-from diffusers_multiguidance.utils.files import add_to_folder, replace_folder
+from diffusers_multiguidance.utils.files import WRITTEN, add_to_folder, replace_folder
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != WRITTEN)
 
 
 def test_replace_folder(tmp_path):
@@ -10,11 +14,13 @@ def test_replace_folder(tmp_path):
     for text in ("one", "two"):
         with replace_folder(target) as folder:
             (folder / text).write_text(text)
-    assert [path.name for path in target.iterdir()] == ["two"]
+            (folder / f"in-{text}" / "deep").mkdir(parents=True)
+            (folder / f"in-{text}" / "deep" / "file").write_text(text)
+    assert visible(target) == ["in-two", "two"]
     with pytest.raises(FileNotFoundError), replace_folder(target) as folder:
         (folder / "three").write_bytes((folder / "missing").read_bytes())
-    assert [path.name for path in target.iterdir()] == ["two"]
-    assert [path.name for path in target.parent.iterdir()] == ["result"]
+    assert visible(target) == ["in-two", "two"]
+    assert visible(target.parent) == ["result"]
 
 
 def test_add_to_folder_keeps_what_is_there(tmp_path):
@@ -26,3 +32,58 @@ def test_add_to_folder_keeps_what_is_there(tmp_path):
     assert (tmp_path / "grid.png").read_text() == "new"
     with pytest.raises(ValueError, match="is a file; expected a folder"), add_to_folder(tmp_path / "mine.txt"):
         pass
+
+
+@pytest.mark.parametrize("write", [add_to_folder, replace_folder])
+def test_what_is_written_has_the_usual_permissions_and_failing_leaves_nothing(write, tmp_path):
+    with pytest.raises(SystemExit), write(tmp_path / "a" / "b"):
+        raise SystemExit(143)
+    assert visible(tmp_path) == []
+    with write(tmp_path / "a" / "b") as folder:
+        (folder / "file").touch()
+    (tmp_path / "usual").mkdir()
+    assert (tmp_path / "a" / "b").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("write", [add_to_folder, replace_folder])
+@pytest.mark.parametrize("fails", [False, True])
+def test_files_of_others_beside_and_inside_stay(write, fails, tmp_path):
+    """By all names that a temporary or a backup could have, and the names of folders of ours."""
+    target = tmp_path / "keep"
+    with replace_folder(target) as folder:
+        (folder / "unet").mkdir()
+        (folder / "unet" / "config.json").write_text("old")
+        (folder / "stale").write_text("old")
+    endings = (".old", ".tmp", ".work", ".bak", ".new", "~")
+    beside = [tmp_path / f"{dot}keep{ending}" / "a" / "file" for dot in ("", ".") for ending in endings]
+    inside = [
+        target / name for name in ("notes.txt", "unet/notes.txt", "mine/a/b", ".tmp/file", "new/file", ".hidden")
+    ]
+    for path in (*beside, *inside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(path))
+    try:
+        with write(target) as folder:
+            (folder / "unet").mkdir()
+            (folder / "unet" / "config.json").write_text("new")
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    for path in (*beside, *inside):
+        assert path.read_text() == str(path)
+    assert (target / "unet" / "config.json").read_text() == ("old" if fails else "new")
+    assert (target / "stale").exists() == (fails or write is add_to_folder)
+    assert len(list(tmp_path.iterdir())) == 1 + len(beside)
+    assert len(list(target.iterdir())) == (8 if (target / "stale").exists() else 7), "and nothing of ours is left over"
+
+
+@pytest.mark.parametrize("write", [add_to_folder, replace_folder])
+def test_all_is_written_inside_a_folder_that_is_there(write, tmp_path):
+    """It may be a mount point: nothing beside it is on the same file system, and it can't be renamed."""
+    target = tmp_path / "mount"
+    target.mkdir()
+    with write(target) as folder:
+        assert folder.is_relative_to(target)
+        (folder / "file").touch()
+    assert visible(target) == ["file"]

@@ -96,14 +96,18 @@ def load_images(settings: DatasetSettings) -> tuple[Dataset, Counts]:
 
 
 def work_folder(dataset: Dataset, settings: DatasetSettings) -> Path:
-    """Beside the output: what a killed build left, if it had the same source and settings; else empty."""
-    folder = settings.output_dir.resolve().with_name(settings.output_dir.name + ".work")
+    """Hidden beside the output: what a killed build left, if it had the same source and settings; else empty."""
+    output = settings.output_dir.resolve()
+    folder = output.with_name(f".{output.name}.work")
+    note = folder / "build.json"
+    if folder.exists() and any(folder.iterdir()) and not note.exists():
+        raise ValueError(f"`--output_dir` {output} needs {folder}, which no build wrote; expected that to be free.")
     same = {name: value for name, value in asdict(settings).items() if name not in NO_MATTER}
     content = json.dumps({**same, "source": dataset._fingerprint}, indent=2, default=str)
-    if not (folder / "build.json").exists() or (folder / "build.json").read_text() != content:
+    if not note.exists() or note.read_text() != content:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "build.json").write_text(content)
+        note.write_text(content)
     return folder
 
 

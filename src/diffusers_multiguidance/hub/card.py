@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2.nativetypes import NativeEnvironment
 
 from ..guidance import is_number
+from ..utils.files import add_to_folder
 
 TEMPLATE = Path(__file__).with_name("pipeline.md")
 FACTS = {
@@ -115,9 +116,9 @@ def unmeasured_facts(title: str, attributes: list[str]) -> dict[str, Any]:
 
 def write_pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> None:
     """Write `README.md` into a pipeline's folder; arguments and errors are those of `pipeline_card`."""
-    temporary = folder / "README.md.tmp"
-    temporary.write_text(pipeline_card(folder, facts, load_from))
-    temporary.replace(folder / "README.md")
+    card = pipeline_card(folder, facts, load_from)
+    with add_to_folder(folder) as new:
+        (new / "README.md").write_text(card)
 
 
 def pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> str:

@@ -20,11 +20,11 @@ from ..hub.publish import find_token
 from ..models import NoisyClassifier, NoisyClassifierSet
 from ..pipelines import MultiGuidanceDDPMPipeline
 from ..schedulers import SCHEDULERS, create_scheduler, scheduler_name
-from ..utils.files import replace_folder
+from ..utils.files import remove_written, replace_folder
 from ..utils.seeds import stream_seed
 from .finish import finish_pipeline
 from .settings import PipelineSettings, check_numbers, flag
-from .trainer import Batch, create_accelerator, train, write_record
+from .trainer import Batch, create_accelerator, find_checkpoints, train, write_record
 
 
 @dataclass(kw_only=True)
@@ -127,6 +127,8 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
             with replace_folder(own.output_dir) as folder:
                 members[-1].save_pretrained(folder)
                 write_record(folder, record, own)
+            for checkpoint in find_checkpoints(own.output_dir):
+                remove_written(checkpoint)
         accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
@@ -211,7 +213,7 @@ def join(
     defaults = dict(given.config.get("sampling_defaults") or {})
     defaults[name] = {
         **defaults.get(name, {}),
-        **({"num_inference_steps": settings.num_inference_steps} if settings.num_inference_steps else {}),
+        **({} if settings.num_inference_steps is None else {"num_inference_steps": settings.num_inference_steps}),
         "guidance_scale": settings.guidance_scale,
         "guidance_interval": list(settings.guidance_interval),
     }

@@ -15,22 +15,20 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from ..utils.exits import exit_codes
 from .settings import Settings
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 def run_script(function: Callable[[SettingsType], Any], settings_class: type[SettingsType], section: str) -> None:
-    """Call `function` with the settings of the command line; a wrong value ends in one sentence and exit code 2.
+    """Call `function` with the settings of the command line, ending as `exit_codes` says.
 
     Args:
         section: of recipes, named like the script.
     """
-    try:
+    with exit_codes(f"{section}.py"):
         function(parse(settings_class, section, sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        print(f"{section}.py: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def parse(settings_class: type[SettingsType], section: str, argv: list[str]) -> SettingsType:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,13 +27,16 @@ from accelerate.utils import ProjectConfiguration
 from datasets import Dataset
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Sampler, Subset
 from tqdm.auto import tqdm
 
+from ..utils.files import find_written, move_files, note_written, remove_written
 from ..utils.seeds import stream_seed
 from .settings import TrainingSettings
 
 Batch = dict[str, torch.Tensor]
+ORDER = "order.txt"  # in a checkpoint: as which of its folder it was written
 
 
 class RunSampler(Sampler[int]):
@@ -68,9 +72,15 @@ class Progress:
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints in `output_dir`, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    """Complete checkpoints in `output_dir`, in the order in which they were written, whatever their steps."""
+    found = [path.parent for path in output_dir.glob("checkpoint-*/optimizer.bin")]
+    return sorted((path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)), key=_order)
+
+
+def _order(checkpoint: Path) -> tuple[int, int]:
+    """As which of its folder it was written (0 if not by `save_checkpoint`), and its step."""
+    note = checkpoint / ORDER
+    return int(note.read_text()) if note.exists() else 0, int(checkpoint.name.split("-")[1])
 
 
 def checkpoint_to_resume(output_dir: Path, resume_from_checkpoint: str | None) -> Path | None:
@@ -157,9 +167,9 @@ def train(
     if resume is not None:
         try:
             accelerator.load_state(str(resume))
-        except (OSError, RuntimeError, KeyError, IndexError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"`--resume_from_checkpoint` {resume} does not fit this run: {reason}") from error
+        except (OSError, RuntimeError, LookupError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
+            raise ValueError(f"`--resume_from_checkpoint` {resume} does not fit this run: {_reason(error)}") from error
+        check_step(progress.step, resume, settings)
         if ema is not None:
             ema.to(accelerator.device)
 
@@ -183,37 +193,46 @@ def train(
     micro_step = progress.step * settings.gradient_accumulation_steps
     clock = time.monotonic()
     logs: dict[str, float] = {}
+    good = resume
+    total_loss = torch.zeros((), device=accelerator.device)  # finite as long as each loss is
     model.train()
-    for batch in loader:
-        torch.manual_seed(stream_seed(seed, "noise", accelerator.process_index, micro_step))
-        micro_step += 1
-        with accelerator.accumulate(prepared):
-            losses = compute_loss(prepared, batch)
-            accelerator.backward(losses["loss"])
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(prepared.parameters(), settings.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        if not accelerator.sync_gradients:
-            continue
-        lr_scheduler.step()
-        if ema is not None:
-            ema.step(model.parameters())
-        progress.step += 1
-        if progress.step % 10 == 0 or progress.step == settings.max_train_steps:
-            logs = {name: float(value.detach()) for name, value in losses.items()}
-            bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()}, refresh=False)
-            accelerator.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=progress.step)
-        bar.update()
-        is_last = progress.step == settings.max_train_steps
-        if progress.step % settings.checkpointing_steps == 0 or is_last:
-            progress.seconds, clock = progress.seconds + time.monotonic() - clock, time.monotonic()
-            save_checkpoint(accelerator, output_dir, progress.step, settings.checkpoints_total_limit)
-        if save_images is not None and (progress.step % save_images_steps == 0 or is_last):
-            if accelerator.is_main_process:
-                with_averages(model, ema, lambda: save_images(model, progress.step))
-            accelerator.wait_for_everyone()
-    bar.close()
+    with bar:
+        for batch in loader:
+            torch.manual_seed(stream_seed(seed, "noise", accelerator.process_index, micro_step))
+            micro_step += 1
+            with accelerator.accumulate(prepared):
+                losses = compute_loss(prepared, batch)
+                total_loss += losses["loss"].detach()
+                accelerator.backward(losses["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(prepared.parameters(), settings.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            if not accelerator.sync_gradients:
+                continue
+            lr_scheduler.step()
+            if ema is not None:
+                ema.step(model.parameters())
+            progress.step += 1
+            is_last = progress.step == settings.max_train_steps
+            to_save = progress.step % settings.checkpointing_steps == 0 or is_last
+            if progress.step % 10 == 0 or is_last:
+                logs = {name: float(value.detach()) for name, value in losses.items()}
+                bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()}, refresh=False)
+                accelerator.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=progress.step)
+            bar.update()
+            looked_at = [total_loss, *model.parameters()] if to_save else [total_loss]
+            if (progress.step % 10 == 0 or to_save) and not all(value.isfinite().all() for value in looked_at):
+                raise ValueError(
+                    f"The loss is not finite at step {progress.step}; expected numbers (last good checkpoint: {good})."
+                )
+            if to_save:
+                progress.seconds, clock = progress.seconds + time.monotonic() - clock, time.monotonic()
+                good = save_checkpoint(accelerator, output_dir, progress.step, settings.checkpoints_total_limit)
+            if save_images is not None and (progress.step % save_images_steps == 0 or is_last):
+                if accelerator.is_main_process:
+                    with_averages(model, ema, lambda: save_images(model, progress.step))
+                accelerator.wait_for_everyone()
     progress.seconds += time.monotonic() - clock
     if ema is not None:
         ema.copy_to(model.parameters())
@@ -242,20 +261,53 @@ def with_averages(model: Any, ema: EMAModel | None, call: Callable[[], None]) ->
         ema.restore(model.parameters())
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, total_limit: int) -> None:
-    """Write `checkpoint-<step>` under a temporary name, rename it, and drop the oldest above `total_limit`."""
-    temporary = output_dir / f"checkpoint-{step}.tmp"
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, total_limit: int) -> Path:
+    """Write `checkpoint-<step>`, under a hidden name until it is whole, and drop the oldest above `total_limit`.
+
+    Raises:
+        ValueError: where there is no room for it.
+    """
+    target = output_dir / f"checkpoint-{step}"
+    temporary = output_dir / ".checkpoint"  # the same for all processes, and for a run after one that was killed
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
+    try:
+        accelerator.save_state(str(temporary))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            checkpoints = find_checkpoints(output_dir)
+            (temporary / ORDER).write_text(f"{1 + max((_order(path)[0] for path in checkpoints), default=0)}\n")
+            note_written(temporary)
+            remove_written(target)  # of a run that was resumed before it
+            move_files(temporary, target)
+            for old in find_checkpoints(output_dir)[:-total_limit]:
+                remove_written(old)
+    except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
+        raise ValueError(f"`--output_dir` has no room for {target} ({_reason(error)}); expected some.") from error
+    finally:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(output_dir / f"checkpoint-{step}", ignore_errors=True)  # of a run resumed before it
-        temporary.rename(output_dir / f"checkpoint-{step}")
-        for old in find_checkpoints(output_dir)[:-total_limit]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+    return target
+
+
+def check_step(step: int, resume: Path, settings: TrainingSettings) -> None:
+    """Raise `ValueError` where `resume`, of this step, is past the last one, or a stranger's checkpoint in the way."""
+    if step > settings.max_train_steps:
+        raise ValueError(
+            f"`--max_train_steps` is {settings.max_train_steps}; expected at least {step}, the step of {resume}."
+        )
+    for path in find_checkpoints(settings.output_dir):
+        if not find_written(path) and _order(path)[1] > step:
+            raise ValueError(
+                f"`--output_dir` {settings.output_dir} holds {path.name}, which no training here wrote; expected "
+                "another folder, or to resume from it."
+            )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def write_record(folder: Path, record: dict[str, Any], settings: TrainingSettings) -> None:

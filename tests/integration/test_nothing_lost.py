@@ -1,0 +1,204 @@
+"""Runs that are interrupted, resumed, or go wrong: what was there stays, and nothing is half-written."""
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny import tiny_pipeline
+from torch.utils.data import TensorDataset
+
+from diffusers_multiguidance.curation.build import DatasetSettings, build_dataset
+from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.training.settings import Settings, TrainingSettings, flag
+from diffusers_multiguidance.training.trainer import create_accelerator, find_checkpoints, train
+from diffusers_multiguidance.utils.files import replace_folder
+
+
+def run(folder: Path, change_loss=lambda call, loss, model: loss, max_train_steps=8, **settings) -> None:
+    """Train a linear network; a checkpoint every two steps, of which the last two stay."""
+    start = {"train_batch_size": 4, "checkpointing_steps": 2, "use_ema": False}
+    settings = TrainingSettings(output_dir=folder, max_train_steps=max_train_steps, **{**start, **settings})
+    calls = count(1)
+
+    def compute_loss(model, batch):
+        return {"loss": change_loss(next(calls), model(batch[0]).square().mean(), model)}
+
+    images = TensorDataset(torch.linspace(-1, 1, 12 * 64).reshape(12, 64))
+    torch.manual_seed(0)
+    train(create_accelerator(settings), torch.nn.Linear(64, 64), images, compute_loss, settings, "line")
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return [path.name for path in find_checkpoints(folder)]
+
+
+def stop_at_second(call, loss, model):
+    if call == 2:
+        raise KeyboardInterrupt
+    return loss
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("line")
+    run(folder)
+    assert checkpoints(folder) == ["checkpoint-6", "checkpoint-8"]
+    return folder
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_the_newest_checkpoint_is_the_one_written_last(out, limit):
+    """Not that with the highest number, which is of a run that was given up."""
+    other = {"checkpointing_steps": 1, "checkpoints_total_limit": limit}
+    with pytest.raises(KeyboardInterrupt):
+        run(out, stop_at_second, resume_from_checkpoint="checkpoint-6", **other)
+    assert checkpoints(out) == ["checkpoint-8", "checkpoint-7"][-limit:]
+    run(out, resume_from_checkpoint="latest", **other)
+    assert checkpoints(out) == ["checkpoint-7", "checkpoint-8"][-limit:]
+    with pytest.raises(ValueError, match="holds checkpoint-8 of an earlier run"):
+        run(out)
+
+
+def test_steps_that_are_past_already_are_refused(out):
+    with pytest.raises(ValueError, match=r"`--max_train_steps` is 7; expected at least 8, the step of .*checkpoint-8"):
+        run(out, max_train_steps=7, resume_from_checkpoint="latest")
+    assert checkpoints(out) == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_training_removes_nothing_but_its_own_checkpoints(out):
+    shutil.copytree(out / "checkpoint-6", out / "checkpoint-6-best")
+    (out / "checkpoint-8.tmp").mkdir()
+    (out / "pipeline.old").write_text("mine")
+    (out / "checkpoint-6" / "notes.txt").write_text("mine")
+    (out / "checkpoint-12").mkdir()
+    (out / "checkpoint-12" / "notes.txt").write_text("mine")
+    run(out, max_train_steps=12, resume_from_checkpoint="latest")
+    assert checkpoints(out) == ["checkpoint-10", "checkpoint-12"]
+    assert [path.name for path in (out / "checkpoint-6").iterdir()] == ["notes.txt"]
+    assert (out / "checkpoint-12" / "notes.txt").exists()
+    assert {path.name for path in out.iterdir()} == {
+        *("checkpoint-6", "checkpoint-6-best", "checkpoint-8.tmp", "checkpoint-10", "checkpoint-12", "pipeline.old")
+    }
+
+
+def test_a_strangers_checkpoint_in_the_way_is_refused_at_the_start(out):
+    for note in ("order.txt", ".written.json"):
+        (out / "checkpoint-8" / note).unlink()
+    with pytest.raises(ValueError, match="holds checkpoint-8, which no training here wrote; expected"):
+        run(out, resume_from_checkpoint="checkpoint-6")
+    run(out, max_train_steps=10, resume_from_checkpoint="checkpoint-8")
+    assert checkpoints(out)[-1] == "checkpoint-10"
+    assert (out / "checkpoint-8").exists()
+
+
+def bad_loss(call, loss, model):
+    return loss * float("nan") if call == 5 else loss
+
+
+def bad_gradient(call, loss, model):
+    return loss + (0 * model.weight).abs().sum().sqrt() if call == 6 else loss
+
+
+@pytest.mark.parametrize("change_loss", [bad_loss, bad_gradient])
+def test_what_is_not_finite_ends_the_run_and_is_not_saved(change_loss, tmp_path):
+    message = r"The loss is not finite at step 6; expected numbers \(last good checkpoint: .*/checkpoint-4\)"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, change_loss)
+    assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+    run(tmp_path, resume_from_checkpoint="latest")
+    assert checkpoints(tmp_path) == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_a_full_disk_ends_in_one_sentence_and_leaves_the_checkpoints(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(call, loss, model):
+        if call == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        return loss
+
+    try:
+        with pytest.raises(ValueError, match=r"`--output_dir` has no room for .*/checkpoint-4 \(.*\); expected some"):
+            run(tmp_path, fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    run(tmp_path, resume_from_checkpoint="latest")
+
+
+def test_a_build_touches_nothing_beside_it(tmp_path):
+    settings = DatasetSettings(
+        output_dir=tmp_path / "keep",
+        dataset="circles",
+        num_images=20,
+        resolution=16,
+        extremes=True,
+        attribute=["position"],
+    )
+    names = [f"keep.{ending}/file" for ending in ("old", "tmp", "work")]
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("mine")
+    build_dataset(settings)
+    (tmp_path / "keep" / "notes.txt").write_text("mine")
+    build_dataset(settings)
+    assert all((tmp_path / name).read_text() == "mine" for name in [*names, "keep/notes.txt"])
+    assert {path.name for path in tmp_path.iterdir()} == {"keep", "keep.old", "keep.tmp", "keep.work"}
+
+    (tmp_path / ".keep.work").mkdir()
+    (tmp_path / ".keep.work" / "file").touch()
+    with pytest.raises(ValueError, match=r"needs .*\.keep\.work, which no build wrote; expected"):
+        build_dataset(settings)
+    assert (tmp_path / ".keep.work" / "file").exists()
+
+
+@dataclass(kw_only=True)
+class OutSettings(Settings):
+    output_dir: Path = flag(help="Written.")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_script_writes_nothing(number, code, tmp_path, monkeypatch, capsys):
+    def script(settings):
+        with replace_folder(settings.output_dir) as folder:
+            (folder / "half").touch()
+            signal.raise_signal(number)
+
+    monkeypatch.setattr("sys.argv", ["script.py", "--output_dir", str(tmp_path / "out")])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        run_script(script, OutSettings, "script")
+    assert ended.value.code == code
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_command_writes_nothing(number, code, tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "mount").mkdir()
+    command = [Path(sys.executable).with_name("multiguidance"), "sample", tmp_path / "tiny", "--num-images", "100000"]
+    process = subprocess.Popen([*command, "--out", tmp_path / "mount"], stderr=subprocess.PIPE, text=True)
+    while not any((tmp_path / "mount").iterdir()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "mount").iterdir())
