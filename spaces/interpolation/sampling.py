@@ -82,7 +82,8 @@ def load_models() -> dict[str, Model]:
     """The pipelines that MULTIGUIDANCE_PIPELINE names, folders or Hub ids with commas between, or else the clone's."""
     named = [name.strip() for name in os.environ.get("MULTIGUIDANCE_PIPELINE", "").split(",") if name.strip()]
     if not named:
-        folders = sorted((Path(__file__).parents[2] / "pipelines").glob("*/model_index.json"))
+        # Backwards, so that the page opens with faces, not with circles.
+        folders = sorted((Path(__file__).parents[2] / "pipelines").glob("*/model_index.json"), reverse=True)
         named = [str(path.parent) for path in folders]
     if not named:
         raise SystemExit("MULTIGUIDANCE_PIPELINE is not set; expected the folder or the Hub id of a pipeline.")

@@ -1,7 +1,10 @@
 """Images on their way to a network."""
 
 import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from diffusers_multiguidance.data.load import load_training_set
 from diffusers_multiguidance.data.transforms import image_channels, random_flip, with_tensors
@@ -23,3 +26,13 @@ def test_a_folder_of_images_is_a_training_set(tmp_path):
     assert image.shape == (image_channels(dataset), 16, 16)
     assert image[0].min() == 1
     assert image[1].max() == -1
+
+
+def test_images_are_loaded_by_processes_that_start_from_nothing():
+    """As on macOS, on Windows and by default from Python 3.14 on."""
+    dataset = Dataset.from_dict({"image": [Image.new("L", (8, 8), 40 * n) for n in range(4)], "label": [0, 1, 0, 1]})
+    tensors = with_tensors(dataset.cast_column("image", ImageFeature()), 8, ["label"])
+    loader = DataLoader(tensors, 2, num_workers=1, multiprocessing_context="spawn")
+    first, second = loader
+    assert first["image"].shape == second["image"].shape == (2, 1, 8, 8)
+    assert second["label"].tolist() == [0, 1]

@@ -112,5 +112,5 @@ class DatasetSettings(TrainingSettings):
 
 def check_replaceable(output_dir: Path) -> None:
     """Raise `ValueError` where something else than a data set is in the way."""
-    if output_dir.exists() and not (output_dir / "dataset_info.json").exists():
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "dataset_info.json").exists():
         raise ValueError(f"`--output_dir` {output_dir} exists; expected a data set to replace, or a free name.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -119,13 +120,13 @@ def to_tensors(images: Sequence[Image.Image], resolution: int, channels: int) ->
 
 def with_tensors(dataset: Dataset, resolution: int, label_columns: list[str]) -> Dataset:
     """`dataset` giving `image` tensors, see `to_tensors`, and the labels as they stand."""
-    channels = image_channels(dataset)
-
-    def transform(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        images = to_tensors(rows["image"], resolution, channels)
-        return {"image": images, **{name: rows[name] for name in label_columns}}
-
+    transform = partial(_rows_to_tensors, resolution=resolution, channels=image_channels(dataset))
     return dataset.select_columns(["image", *label_columns]).with_transform(transform)
+
+
+def _rows_to_tensors(rows: dict[str, list[Any]], resolution: int, channels: int) -> dict[str, Any]:
+    # No local function, which could not be sent to a process that loads images.
+    return {**rows, "image": to_tensors(rows["image"], resolution, channels)}
 
 
 def random_flip(images: torch.Tensor) -> torch.Tensor:
