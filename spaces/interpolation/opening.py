@@ -15,7 +15,6 @@ from settings import Settings, defaults
 from diffusers_multiguidance.utils.files import replace_folder
 
 FRAMES = 9
-SEED = 1
 
 
 def generate_sweep(settings: Settings) -> Sweep:
@@ -32,7 +31,7 @@ def main() -> None:
         for name, model in MODELS.items():
             if not model.attributes:
                 continue
-            sweep = generate_sweep(replace(defaults(model), seed=SEED))
+            sweep = generate_sweep(defaults(model))
             strip = np.concatenate(sweep.images, axis=1)
             Image.fromarray(strip.squeeze()).save(folder / f"{name}.png", optimize=True)
             values = [None if math.isnan(value) else value for value in sweep.values]

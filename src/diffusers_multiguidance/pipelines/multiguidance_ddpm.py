@@ -112,7 +112,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         said = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
         scheduler = type(scheduler).from_config(said)
         if classifiers is not None:
-            classifiers.requires_grad_(False)  # else every backward pass prepares for gradients of its weights
+            # Else every backward pass prepares for gradients of its weights; and as `Denoiser` lays out its network.
+            classifiers.requires_grad_(False).to(memory_format=torch.channels_last)
         self.register_modules(
             unet=unet, transformer=transformer, vae=vae, classifiers=classifiers, scheduler=scheduler
         )
