@@ -121,9 +121,9 @@ def calibrate(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Measure which value each target probability leads to, so that a target means a measured value."""
-    from .calibration import calibrate as measure
+    from .calibration import calibrate as calibrate_folder
 
-    measure(
+    calibrate_folder(
         pipeline,
         attribute,
         evaluator,

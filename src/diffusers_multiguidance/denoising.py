@@ -32,7 +32,7 @@ class Denoiser:
     def __init__(self, network: Any) -> None:
         # channels_last is what convolutions like best, on CPUs too.
         self.network = network.to(memory_format=torch.channels_last)
-        self.dtype, self.device = network.dtype, network.device  # once: each look-up walks through all modules
+        self.dtype = network.dtype  # once: each look-up walks through all modules
         size = network.config.sample_size
         self.sample_shape = (network.config.in_channels, *((size, size) if isinstance(size, int) else size))
         self.num_classes = network.config.get("num_embeds_ada_norm")  # of a transformer, which always wants a label

@@ -26,6 +26,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
     ),
+    "sde-dpmsolver": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"},
+    ),
     "dpmsolver-singlestep": ("DPMSolverSinglestepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
@@ -135,11 +139,7 @@ class StockSteps:
 
     def __init__(self, scheduler: Any, num_inference_steps: int, device: torch.device) -> None:
         self.diffusion = GaussianDiffusion.from_scheduler(scheduler)
-        if not (isinstance(num_inference_steps, int) and 1 <= num_inference_steps <= len(self.diffusion)):
-            raise ValueError(
-                f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number from 1 to the "
-                f"{len(self.diffusion)} timesteps of training."
-            )
+        GaussianDiffusion.from_scheduler(scheduler, num_inference_steps)  # refuses a number of steps that can't be
         # A copy, since a scheduler remembers the steps of the one sampling that it is in; and with the prediction
         # alone, since of a learned variance some schedulers cut off all but three channels.
         self.scheduler = type(scheduler).from_config(scheduler.config, variance_type=None)

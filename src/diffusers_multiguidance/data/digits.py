@@ -8,8 +8,6 @@ from PIL import Image as PILImage
 from scipy.ndimage import distance_transform_edt, zoom
 from skimage.morphology import skeletonize
 
-RESOLUTION = 32
-
 # Thickness in pixels at the quantiles 0, 0.05, ..., 1 of the 5,000 digits, as `stroke_thickness` measures it.
 THICKNESS_QUANTILES = (
     *(0.870, 1.724, 1.886, 1.996, 2.089, 2.172, 2.251, 2.329, 2.400, 2.474, 2.539),

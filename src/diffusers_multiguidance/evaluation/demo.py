@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..utils.images import image_grid, to_pil
+from .evaluators import Evaluator
 from .report import draw_histogram, summarize
 
 
 def write_demo(
-    images_by_name: dict[str, np.ndarray], measure: Callable[[np.ndarray], np.ndarray], attribute: str, folder: Path
+    images_by_name: dict[str, np.ndarray], evaluate: Evaluator, attribute: str, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """Write `demo.png` and `demo.json` into `folder`; return the figures by name."""
-    values = {name: measure(images) for name, images in images_by_name.items()}
+    values = {name: evaluate(images) for name, images in images_by_name.items()}
     summaries = {name: summarize(measured) for name, measured in values.items()}
     (folder / "demo.json").write_text(json.dumps(summaries, indent=2) + "\n")
 
