@@ -11,8 +11,11 @@ by networks that learn noisy labels (paper, appendix D.1), by a column of scores
 A build that was killed goes on where it was when the same command is given again.
 """
 
-from diffusers_multiguidance.curation.build import DatasetSettings, build_dataset
-from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.utils.exits import exit_codes
 
 if __name__ == "__main__":
-    run_script(build_dataset, DatasetSettings, section="build_dataset")
+    with exit_codes("build_dataset.py"):  # also while it imports, which takes seconds
+        from diffusers_multiguidance.curation.build import DatasetSettings, build_dataset
+        from diffusers_multiguidance.training.recipe import run_script
+
+        run_script(build_dataset, DatasetSettings, section="build_dataset")

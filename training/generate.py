@@ -7,12 +7,15 @@
 Classifiers that learn these pseudo-labels (`train_classifier.py --pseudo_labels`) know the middle much better than
 those that learnt the two ends. They never see a real image of the middle, but the evaluator is used: a mode of its
 own. With `--evaluators neighbours` none is used, and no calibration either: neighbours among the generated images tell
-which are nearer to which end. Images that get no value are left out and counted. The set fills the range evenly:
-extremes are added at the ends.
+which are nearer to which end. Images that get no value are left out and counted. The set fills the range evenly, with
+extremes at the ends; `--keep_all` keeps every image of both.
 """
 
-from diffusers_multiguidance.curation.pseudo_labels import GenerateSettings, generate_dataset
-from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.utils.exits import exit_codes
 
 if __name__ == "__main__":
-    run_script(generate_dataset, GenerateSettings, section="generate")
+    with exit_codes("generate.py"):  # also while it imports, which takes seconds
+        from diffusers_multiguidance.curation.pseudo_labels import GenerateSettings, generate_dataset
+        from diffusers_multiguidance.training.recipe import run_script
+
+        run_script(generate_dataset, GenerateSettings, section="generate")

@@ -9,8 +9,11 @@ interrupted run goes on where it was with `--resume_from_checkpoint latest`, pas
 Classifiers of other attributes that the pipeline has already stay in it.
 """
 
-from diffusers_multiguidance.training.classifier import ClassifierSettings, train_classifiers
-from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.utils.exits import exit_codes
 
 if __name__ == "__main__":
-    run_script(train_classifiers, ClassifierSettings, section="train_classifier")
+    with exit_codes("train_classifier.py"):  # also while it imports, which takes seconds
+        from diffusers_multiguidance.training.classifier import ClassifierSettings, train_classifiers
+        from diffusers_multiguidance.training.recipe import run_script
+
+        run_script(train_classifiers, ClassifierSettings, section="train_classifier")

@@ -6,8 +6,11 @@
 Writes it to `<output_dir>/evaluator`, with its figures on the held-out images in `training.json`.
 """
 
-from diffusers_multiguidance.training.evaluator import EvaluatorSettings, train_evaluator
-from diffusers_multiguidance.training.recipe import run_script
+from diffusers_multiguidance.utils.exits import exit_codes
 
 if __name__ == "__main__":
-    run_script(train_evaluator, EvaluatorSettings, section="train_evaluator")
+    with exit_codes("train_evaluator.py"):  # also while it imports, which takes seconds
+        from diffusers_multiguidance.training.evaluator import EvaluatorSettings, train_evaluator
+        from diffusers_multiguidance.training.recipe import run_script
+
+        run_script(train_evaluator, EvaluatorSettings, section="train_evaluator")
