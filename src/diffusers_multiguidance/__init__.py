@@ -20,6 +20,14 @@ _MODULES = {
 __all__ = sorted(_MODULES)
 
 
+def main() -> None:
+    """The `multiguidance` command, which ends as `exit_codes` says, also while it imports."""
+    from .utils.exits import exit_codes
+
+    with exit_codes("multiguidance"):
+        importlib.import_module(".cli", __name__).run()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

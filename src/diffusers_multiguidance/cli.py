@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from .guidance import Target
-from .utils.exits import exit_codes
 from .utils.files import add_to_folder
+from .utils.writable import check_writable
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from .guidance import Target
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 EvaluatorName = Annotated[
@@ -37,32 +39,55 @@ GuidanceScale = Annotated[float | None, typer.Option(help="What the scheduler wa
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
 
-def main() -> None:
-    """Run the command, ending as `exit_codes` says."""
-    with exit_codes("multiguidance"):
-        try:
-            app()
-        except ModuleNotFoundError as error:
-            raise ValueError(f'{error}; expected `pip install "diffusers-multiguidance[eval]"`.') from error
+def run() -> None:
+    """Run the command that the arguments name.
+
+    Raises:
+        ValueError: for what the user can have caused, wrong arguments among it.
+    """
+    if "" in sys.argv[1:]:
+        raise ValueError("An argument is empty; expected a word.")  # a path would be this folder
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except ModuleNotFoundError as error:
+        raise ValueError(f'{error}; expected `pip install "diffusers-multiguidance[eval]"`.') from error
+    except Exception as error:
+        if hasattr(error, "format_message"):  # of typer or, in older versions, of click
+            raise ValueError(error.format_message()) from error
+        raise
+    if code:  # 130 after Ctrl-C
+        sys.exit(code)
 
 
 @app.command()
-def demo(out: OutFolder = Path("demo")) -> None:
-    """Generate circles by a model that saw only the left and the right: without and with multi-guidance."""
+def demo(
+    pipeline: Annotated[
+        str, typer.Option(help="One of the clone's pipelines, a folder, or an id on the Hub.")
+    ] = "smiles",
+    out: OutFolder = Path("demo"),
+) -> None:
+    """Generate images from eight noises, from one end of an attribute to the other, beside unguided images."""
     from .evaluation.demo import write_demo
-    from .evaluation.evaluators import CirclePosition
+    from .evaluation.evaluators import check_evaluator, find_evaluator, load_evaluator
     from .generate import generate, load_pipeline
 
-    folder = Path(__file__).parents[2] / "pipelines" / "circles-32"
-    if not folder.is_dir():
-        raise ValueError(f"`demo` found no {folder}; expected the package to be installed from a clone, with `-e`.")
-    pipeline = load_pipeline(folder)
+    check_writable(out, "--out")
+    committed = Path(__file__).parents[2] / "pipelines" / pipeline
+    source = committed if committed.is_dir() else pipeline
+    loaded = load_pipeline(source)
+    attribute = next(iter(loaded.attributes), None)
+    if attribute is None:
+        raise ValueError(f"`--pipeline` is {pipeline!r}, which has no classifiers; expected one that has.")
+    evaluator = load_evaluator(find_evaluator(source, attribute))
+    check_evaluator(evaluator, loaded.image_size, loaded.channels)
+    targets = np.linspace(0, 1, 9)
     with add_to_folder(out) as temporary:
-        images = {
-            "unguided": generate(pipeline, 64, description="unguided"),
-            "multi-guidance": generate(pipeline, 64, description="multi-guidance", target={"position": 0.5}),
-        }
-        summaries = write_demo(images, CirclePosition(), "position", temporary)
+        unguided = generate(loaded, 64, description="unguided")
+        columns = [
+            generate(loaded, 8, description=f"{attribute} {target:.3g}", target={attribute: float(target)})
+            for target in targets
+        ]
+        summaries = write_demo(unguided, np.stack(columns, axis=1), targets, evaluator, attribute, temporary)
     for name, summary in summaries.items():
         print_summary(name, summary)
     console.print(f"Look at {out / 'demo.png'}")
@@ -83,8 +108,9 @@ def sample(
 ) -> None:
     """Generate images; without --target the plain, unguided ones."""
     from .generate import generate, load_pipeline
-    from .utils.images import image_grid, to_pil
+    from .utils.grids import image_grid, to_pil
 
+    check_writable(out, "--out")
     aims = dict(parse_target(word) for word in target) if target else None
     loaded = load_pipeline(pipeline, scheduler)
     call = loaded.resolve_call(num_inference_steps, guidance_scale)
@@ -137,6 +163,23 @@ def calibrate(
 
 
 @app.command()
+def calibrate_edits(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline folder; the calibration is added to it.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images of both ends.")],
+    attribute: Annotated[str, typer.Option()],
+    evaluator: EvaluatorName = None,
+    training: Annotated[Path | None, typer.Option(help="What build_dataset.py kept of them; is left out.")] = None,
+    num_target_probabilities: Annotated[int, typer.Option(help="Spread evenly over [0, 1].")] = 11,
+    num_images: Annotated[int, typer.Option(help="Of each end, for each target probability.")] = 32,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Measure which value each target probability leads to in editing, at the folder's defaults for it."""
+    from .calibration import calibrate_edits as calibrate_folder
+
+    calibrate_folder(pipeline, attribute, images, evaluator, training, num_target_probabilities, num_images, seed)
+
+
+@app.command()
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="Folder that `multiguidance sample` wrote.")],
     attribute: Annotated[str, typer.Option(help="One of the pipeline's.")],
@@ -147,12 +190,13 @@ def evaluate(
     from .evaluation.evaluators import find_evaluator, load_evaluator
     from .evaluation.report import write_report
 
+    check_writable(out, "--out")
     images = read_images(samples / "images.npz")
     if evaluator is None:
-        evaluator = find_evaluator(json.loads((samples / "sample.json").read_text())["pipeline"], attribute)
-    values = load_evaluator(evaluator)(images)
+        evaluator = find_evaluator(read_pipeline_name(samples / "sample.json"), attribute)
+    evaluate_images = load_evaluator(evaluator)
     with add_to_folder(out) as folder:
-        summary = write_report(images, values, attribute, folder)
+        summary = write_report(images, evaluate_images(images), attribute, folder)
     print_summary(str(samples), summary)
 
 
@@ -165,6 +209,7 @@ def card(
     """Write the card of a pipeline, README.md, from what its author knows."""
     from .hub.card import read_facts, write_pipeline_card
 
+    check_writable(pipeline, "pipeline")
     write_pipeline_card(pipeline, read_facts(facts), load_from or pipeline.as_posix())
 
 
@@ -201,11 +246,23 @@ def read_images(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["images"]
-    except (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a broken archive may raise about anything
         raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
-    if len(images) == 0:
-        raise ValueError(f"`{path}` holds no image; expected at least one.")
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(
+            f"`{path}` holds {images.dtype} of shape {images.shape}; expected images, (N, H, W, 1 or 3) uint8."
+        )
     return images
+
+
+def read_pipeline_name(path: Path) -> str:
+    """The pipeline of a `sample.json`."""
+    try:
+        return str(json.loads(path.read_text())["pipeline"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes, or `--evaluator`."
+        ) from error
 
 
 def print_summary(name: str, summary: dict[str, Any]) -> None:

@@ -8,17 +8,21 @@ a guidance scale (L).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 Target = float | str | Mapping[str, float]
+
+_DIGESTS: WeakKeyDictionary[torch.nn.Module, list[bytes]] = WeakKeyDictionary()
 
 
 def weights_from_target(
@@ -158,11 +162,31 @@ class ClassifierScore:
         return torch.autograd.grad(objective, x_t)[0].float()
 
 
-def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[float]:
-    """The first weights of each network, which no other checkpoint shares."""
-    return [
-        round(float(weight), 6) for network in networks for weight in next(network.parameters()).detach().flatten()[:8]
-    ]
+def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[str]:
+    """A SHA-256 of all weights rounded to float16, and one of them rounded to bfloat16; the order is no matter.
+
+    The networks are the same where either is. So they may be loaded and saved in float32, float16 or bfloat16, where
+    files differ; and names of weights, which diffusers may change, do not count.
+
+    A network is looked at once and then remembered: later it may have been offloaded, its weights gone to the meta
+    device. So what is trained on in place keeps its fingerprint until it is saved and loaded.
+    """
+    digests = []
+    for network in networks:
+        network = getattr(network, "_orig_mod", network)  # of a compiled one
+        if network not in _DIGESTS:
+            _DIGESTS[network] = [_digest(network, dtype) for dtype in (torch.float16, torch.bfloat16)]
+        digests.append(_DIGESTS[network])
+    return [hashlib.sha256(b"".join(sorted(column))).hexdigest() for column in zip(*digests, strict=True)]
+
+
+@torch.no_grad()
+def _digest(network: torch.nn.Module, dtype: torch.dtype) -> bytes:
+    """SHA-256 of the weights, as they are in this precision."""
+    whole = hashlib.sha256()
+    for weight in network.parameters():
+        whole.update(weight.to("cpu", dtype).contiguous().view(torch.int16).numpy().tobytes())
+    return whole.digest()
 
 
 def find_calibrations(
@@ -177,7 +201,7 @@ def find_calibrations(
     Args:
         calibrations: of a pipeline, by attribute; see `calibration.calibrate`.
         attributes: those to aim for.
-        call: scheduler, num_inference_steps, guidance_scale and guidance_interval.
+        call: scheduler, or "edit", with num_inference_steps, guidance_scale and guidance_interval, or strength.
         choice: "same", only what was measured with exactly this call; "nearest", else that of the same scheduler with
             the nearest number of steps; None, no calibration at all.
         networks: the denoiser and each classifier of the set.
@@ -192,17 +216,15 @@ def find_calibrations(
         steps = call["num_inference_steps"]
         nearest = sorted(fitting, key=lambda c: abs(c["num_inference_steps"] - steps)) if choice == "nearest" else []
         if not same + nearest:
+            said = ", ".join(f"{name} {call[name]}" for name in call)
             warnings.warn(
-                f"'{attribute}' has no calibration for this scheduler, number of steps, guidance scale and interval: "
-                "its target means the classifiers' probability, not a measured value.",
+                f"'{attribute}' has no calibration for {said}: its target means the classifiers' probability, not a "
+                "measured value.",
                 stacklevel=3,
             )
             continue
         chosen = (same + nearest)[0]
-        found_weights, measured_weights = weights_fingerprint(networks), chosen["fingerprint"]
-        same_number = len(found_weights) == len(measured_weights)
-        # With room for half precision.
-        if not (same_number and np.allclose(found_weights, measured_weights, rtol=0.02, atol=1e-3)):
+        if not set(weights_fingerprint(networks)) & set(chosen["fingerprint"]):
             raise ValueError(
                 f"`calibration` of '{attribute}' was measured with other weights; expected one of these: run "
                 "`multiguidance calibrate` again, or call with calibration=None."

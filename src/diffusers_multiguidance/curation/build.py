@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,20 @@ from ..data.circles import circles
 from ..data.digits import digits
 from ..data.faces import faces
 from ..data.images import image_dataset
-from ..data.load import Counts
+from ..data.labels import read_labels
+from ..data.load import Counts, describe_counts
 from ..data.objects import objects
-from ..hub.publish import find_token
+from ..data.transforms import image_channels
+from ..hub.publish import check_publishable
+from ..models.evaluator import check_timm_model
+from ..training.settings import read_size
 from ..training.trainer import create_accelerator
 from ..utils.files import replace_folder
 from .balance import oversample
 from .data_card import push_data_set, write_card
 from .extremes import Selection, select_by_factor, select_by_score
 from .label_filter import select_by_labels
-from .labelers import zero_shot_log_odds
+from .labelers import check_zero_shot_model, zero_shot_log_odds
 from .settings import DatasetSettings, check_replaceable
 
 NO_MATTER = ("num_proc", "dataloader_num_workers", "push_to_hub", "hub_dataset_id", "output_dir", "compare")
@@ -46,15 +51,16 @@ def build_dataset(settings: DatasetSettings) -> Path:
     Raises:
         ValueError: for a source that can't be read, an attribute that it has not, or where an end is left empty.
     """
-    check_replaceable(settings.output_dir)
     if settings.push_to_hub:
-        find_token()  # hours later would be late
+        check_publishable(settings.repo_id)  # hours later would be late
     accelerator = create_accelerator(settings)
+    check_replaceable(settings.output_dir)
+    if settings.extremes and settings.decided_by == "zero_shot":
+        check_zero_shot_model(str(settings.zero_shot_model))
     with accelerator.main_process_first():
         dataset, counts = load_images(settings)
-    for kind, reasons in counts.items():
-        for reason, count in reasons.items():
-            accelerator.print(f"{kind}: {count} ({reason})")
+    for line in describe_counts(counts, len(dataset)):
+        accelerator.print(line)
     source = {"fingerprint": dataset._fingerprint, "num_images": len(dataset), **counts}
     if not settings.extremes:
         if accelerator.is_main_process:
@@ -63,9 +69,11 @@ def build_dataset(settings: DatasetSettings) -> Path:
                 (output / "provenance.json").write_text(json.dumps({"source": source}) + "\n")
             finish(f"{len(dataset)} images", settings)
     else:
+        attributes = settings.attribute or [str(settings.label_column or settings.score_column)]
+        for attribute in attributes:
+            check_source(dataset, attribute, settings, accelerator.print)
         with accelerator.main_process_first():
             folder = work_folder(dataset, settings)
-        attributes = settings.attribute or [str(settings.label_column or settings.score_column)]
         selections = {name: select(accelerator, dataset, name, settings, folder / name) for name in attributes}
         if accelerator.is_main_process:
             write_extreme_set(dataset, selections, source, settings)
@@ -77,7 +85,7 @@ def build_dataset(settings: DatasetSettings) -> Path:
 def load_images(settings: DatasetSettings) -> tuple[Dataset, Counts]:
     """The source, and the counts of images skipped and converted."""
     nothing: Counts = {"skipped": {}, "converted": {}}
-    num_images, resolution, num_proc = settings.num_images, settings.resolution, settings.num_proc
+    num_images, resolution, num_proc = settings.num_images, settings.size[0], settings.num_proc
     source = settings.train_data_dir or str(settings.dataset_name)
     match settings.dataset:
         case "circles":
@@ -89,10 +97,28 @@ def load_images(settings: DatasetSettings) -> tuple[Dataset, Counts]:
         case "objects":
             return objects(num_images, resolution, settings.seed, settings.train_data_dir, num_proc)
         case "celeba":
-            return celeba(source, settings.split, resolution, num_proc)
+            return celeba(source, settings.split, settings.size, num_proc)
         case _:
             columns = (settings.image_column, settings.label_column, settings.score_column)
-            return image_dataset(source, *columns, resolution, settings.split, num_proc)
+            dataset, counts = image_dataset(
+                source, *columns, settings.size, settings.channels, settings.split, num_proc
+            )
+            return name_labels(dataset, settings), counts
+
+
+def name_labels(dataset: Dataset, settings: DatasetSettings) -> Dataset:
+    """The label column under the name that `--attribute` gives it, its classes under those of `--class_names`."""
+    name = settings.label_column
+    if name is None or settings.decided_by != "labels":
+        return dataset
+    if settings.attribute and settings.attribute != [name]:
+        if len(settings.attribute) > 1:
+            raise ValueError(f"`--attribute` is {settings.attribute}; expected one name for the column {name!r}.")
+        dataset = dataset.rename_column(name, settings.attribute[0])
+        (name,) = settings.attribute
+    if settings.class_names:
+        dataset = dataset.cast_column(name, ClassLabel(names=settings.class_names))
+    return dataset
 
 
 def work_folder(dataset: Dataset, settings: DatasetSettings) -> Path:
@@ -116,7 +142,7 @@ def select(
 ) -> Selection:
     """What to keep for one attribute, decided as `settings` say."""
     by = settings.decided_by
-    counts = settings.num_extremes or [max(1, round(settings.keep_share * len(dataset)))]
+    counts = settings.num_extremes or [max(1, round(settings.share_of(len(dataset)) * len(dataset)))]
     if settings.index_file is not None:
         kept, labels = read_index(settings.index_file, dataset), label_column(dataset, attribute)
         record = {"by": "index", "num_images": {"source": len(dataset), "listed": int(kept.sum())}}
@@ -124,51 +150,73 @@ def select(
     if by == "factor":
         return select_by_factor(dataset, attribute, settings.delta)
     if by == "score":
-        if "score" not in dataset.column_names:
-            raise ValueError("`--by score` needs scores; expected `--score_column` with `--dataset images`.")
         return select_by_score(np.asarray(dataset["score"], dtype=np.float64), (counts[0], counts[-1]))
     if by == "zero_shot":
-        if attribute in dataset.column_names:
-            raise ValueError(f"`--attribute` is {attribute!r}, a column of the source; expected a new name.")
         model, prompts = str(settings.zero_shot_model), settings.prompts or []
         scores = zero_shot_log_odds(accelerator, dataset, model, prompts, settings.eval_batch_size)
         selection = select_by_score(scores.astype(np.float64), (counts[0], counts[-1]))
         selection.record.update(zero_shot_model=model, prompts=prompts)
         return selection
-    label_column(dataset, attribute)
-    classes = dataset.features[attribute].names
-    holdout = None if settings.holdout_file is None else read_holdout(settings.holdout_file, classes)
+    holdout = None if settings.holdout_file is None else read_holdout(settings.holdout_file, dataset, attribute)
     return select_by_labels(accelerator, dataset, attribute, holdout, settings, folder)
+
+
+def check_source(dataset: Dataset, attribute: str, settings: DatasetSettings, say: Callable[[str], None]) -> None:
+    """Raise `ValueError` for what `select` will need and the source has not, before any network learns."""
+    by = "index" if settings.index_file is not None else settings.decided_by
+    if by == "score" and "score" not in dataset.column_names:
+        raise ValueError("`--by score` needs scores; expected `--score_column` with `--dataset images`.")
+    if by == "zero_shot" and attribute in dataset.column_names:
+        raise ValueError(f"`--attribute` is {attribute!r}, a column of the source; expected a new name.")
+    if by in ("index", "labels"):
+        labels = label_column(dataset, attribute)
+        without = int((labels < 0).sum())
+        if without:
+            say(f"{without} of {len(labels)} images have no '{attribute}': `--unlabelled {settings.unlabelled}`.")
+        if settings.index_file is not None:
+            read_index(settings.index_file, dataset)
+        else:
+            if settings.holdout_file is not None:
+                read_holdout(settings.holdout_file, dataset, attribute)
+            wanted = settings.num_extremes or [1]
+            ends = dataset.features[attribute].names, (wanted[0], wanted[-1]), np.bincount(labels[labels >= 0])
+            for name, count, there in zip(*ends, strict=True):
+                if count > there:
+                    raise ValueError(f"`--num_extremes` is {count}; expected at most the {there} that are {name!r}.")
+            size = read_size(settings.labeler_resolution, "labeler_resolution")
+            check_timm_model(settings.labeler_model, image_channels(dataset), size, settings.train_batch_size)
 
 
 def label_column(dataset: Dataset, attribute: str) -> np.ndarray:
     """(N,) 0 and 1, and -1 without a label."""
-    feature = dataset.features.get(attribute)
-    if not isinstance(feature, ClassLabel) or feature.num_classes != 2:
-        raise ValueError(
-            f"`--attribute` is {attribute!r}; expected a column with two classes, of {dataset.column_names}."
-        )
-    return np.asarray(dataset[attribute])
+    labels, classes = read_labels(dataset, attribute, "attribute")
+    if len(classes) != 2:
+        raise ValueError(f"`--attribute` is {attribute!r} with {len(classes)} classes; expected two.")
+    return labels
 
 
-def read_holdout(path: Path, classes: list[str]) -> dict[int, int]:
+def read_holdout(path: Path, dataset: Dataset, attribute: str) -> dict[int, int]:
     """Image number to 0 or 1, or -1 for mild."""
-    values = {**{name: label for label, name in enumerate(classes)}, "mild": -1}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    values = {**{name: label for label, name in enumerate(dataset.features[attribute].names)}, "mild": -1}
     try:
-        return {int(row["source_index"]): values[row["label"].strip()] for row in rows}
-    except (KeyError, ValueError, AttributeError) as error:
+        with path.open(newline="", errors="replace") as file:
+            rows = list(csv.DictReader(file))
+        holdout = {int(row["source_index"]): values[row["label"].strip()] for row in rows}
+    except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise ValueError(
             f"`--holdout_file` {path} has {error} somewhere; expected columns source_index (a number) and label "
             f"(one of {list(values)})."
         ) from error
+    missing = set(holdout) - set(dataset["source_index"])
+    if missing:
+        raise ValueError(f"`--holdout_file` names image {min(missing)}; expected numbers of the source's images.")
+    return holdout
 
 
 def read_index(path: Path, dataset: Dataset) -> np.ndarray:
     """Mask of the images whose numbers a text file lists."""
-    words = path.read_text().replace(",", " ").split()
-    if not words or not all(word.isdigit() for word in words):
+    words = path.read_text(errors="replace").replace(",", " ").split()
+    if not words or not all(word.isdecimal() and len(word) < 19 for word in words):
         raise ValueError(f"`--index_file` {path} holds something else; expected image numbers, one a line.")
     numbers, wanted = np.asarray(dataset["source_index"]), np.array(words, dtype=np.int64)
     missing = np.setdiff1d(wanted, numbers)
@@ -192,7 +240,7 @@ def write_extreme_set(
         if selection.record["by"] == "score":
             if "score" in dataset.column_names:
                 dataset = dataset.rename_column("score", f"score_{attribute}")
-            names = ClassLabel(names=settings.class_names)
+            names = ClassLabel(names=settings.class_names or ["low", "high"])
             dataset = dataset.add_column(attribute, selection.labels, feature=names)
     indices = np.flatnonzero(kept)
     if settings.oversample:
@@ -207,4 +255,4 @@ def write_extreme_set(
 def finish(what: str, settings: DatasetSettings) -> None:
     print(f"{what} in {settings.output_dir}")
     if settings.push_to_hub:
-        push_data_set(settings.output_dir, settings.hub_dataset_id or settings.output_dir.name)
+        push_data_set(settings.output_dir, settings.repo_id)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from ..hub.publish import publish_folder
 from ..training.recipe import command_line
-from ..utils.images import image_grid
+from ..utils.grids import image_grid
 from .extremes import Selection
 from .label_filter import ASSUMED_ERROR
 from .settings import DatasetSettings

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import Subset, TensorDataset
 
+from ..training.settings import read_size
 from ..utils.seeds import stream_seed
 from .extremes import (
     Selection,
@@ -46,7 +47,7 @@ class LabelFilter:
         self.accelerator, self.attribute, self.settings, self.folder = accelerator, attribute, settings, folder
         self.classes = dataset.features[attribute].names
         self.labels = np.asarray(dataset[attribute])
-        size, batch_size = settings.labeler_resolution, settings.eval_batch_size
+        size, batch_size = read_size(settings.labeler_resolution, "labeler_resolution"), settings.eval_batch_size
         self.pixels = decode(accelerator, dataset, size, batch_size, folder / "pixels.npy")
 
     def scores(self, name: str, pools: np.ndarray) -> np.ndarray:
@@ -65,7 +66,8 @@ class LabelFilter:
                 folder = self.folder / f"{name}-{number}"
                 what = (subset, self.attribute, self.classes)
                 networks.append(train_labeler(self.accelerator, *what, self.settings, folder, seed))
-            result = log_odds(self.accelerator, networks, self.pixels, self.settings.eval_batch_size, f"{name} scores")
+            asked = (self.pixels, self.settings.eval_batch_size, f"{name} scores", self.settings.random_flip)
+            result = log_odds(self.accelerator, networks, *asked)
             if self.accelerator.is_main_process:
                 temporary = path.with_suffix(".tmp.npy")
                 np.save(temporary, result)
@@ -103,9 +105,6 @@ def select_by_labels(
     labels = np.asarray(dataset[attribute])
     numbers = np.asarray(dataset["source_index"])
     is_holdout = np.isin(numbers, list(holdout or {}))
-    if is_holdout.sum() < len(holdout or {}):
-        missing = min(set(holdout or {}) - set(numbers.tolist()))
-        raise ValueError(f"`--holdout_file` names image {missing}; expected numbers of the source's images.")
     trainable = (labels >= 0) & ~is_holdout
     between = (labels < 0) & ~is_holdout & (settings.unlabelled == "between")
     label_filter = LabelFilter(accelerator, dataset, attribute, settings, folder)
@@ -141,7 +140,7 @@ def select_by_labels(
 
     mean, unanimous, contradicting, tau_2 = ask(settings.ensemble_pool, settings.cross_fit)
     # How many the user asked for must be there; of a share only what is left.
-    share = round(settings.keep_share * len(dataset))
+    share = round(settings.share_of(len(dataset)) * len(dataset))
     left = [int((unanimous & (labels == label)).sum()) for label in (0, 1)]
     wanted = settings.num_extremes or [min(share, left[0]), min(share, left[1])]
     kept = most_extreme(mean, labels, unanimous, (wanted[0], wanted[-1]))

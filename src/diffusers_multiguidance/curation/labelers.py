@@ -6,6 +6,7 @@ They read every image many times, and to decode one takes as long as to label it
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import RandomCrop
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from ..data.transforms import image_channels, random_flip, scale_pixels, to_pixels
+from ..data.transforms import image_channels, random_flips, scale_pixels, to_pixels
 from ..models.evaluator import ImageClassifier
 from ..training.trainer import train
 from ..utils.files import replace_folder
 from .settings import DatasetSettings
 
 
-def decode(accelerator: Accelerator, dataset: Dataset, resolution: int, batch_size: int, path: Path) -> torch.Tensor:
-    """All images, (N, resolution, resolution, C) uint8, mapped from the file at `path`, which is written once.
+def decode(
+    accelerator: Accelerator, dataset: Dataset, size: tuple[int, int], batch_size: int, path: Path
+) -> torch.Tensor:
+    """All images, (N, H, W, C) uint8, mapped from the file at `path`, which is written once.
 
     It takes 12 KiB for an image of 64 x 64 pixels; the system holds in memory what it has room for.
     """
@@ -36,12 +39,12 @@ def decode(accelerator: Accelerator, dataset: Dataset, resolution: int, batch_si
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             channels, temporary = image_channels(dataset), path.with_suffix(".tmp")
-            shape = (len(dataset), resolution, resolution, channels)
+            shape = (len(dataset), *size, channels)
             pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             images = dataset.select_columns("image")
             for start in tqdm(range(0, len(dataset), batch_size), desc="decoding", unit="batch"):
                 rows = images[start : start + batch_size]["image"]
-                pixels[start : start + len(rows)] = to_pixels(rows, resolution, channels)
+                pixels[start : start + len(rows)] = to_pixels(rows, size, channels)
             pixels.flush()
             temporary.rename(path)
     return torch.from_numpy(np.load(path, mmap_mode="c"))
@@ -66,15 +69,13 @@ def train_labeler(
     finished = folder / "labeler"
     if not finished.exists():
         torch.manual_seed(seed)
-        size, _, channels = dataset[0][0].shape
-        model = ImageClassifier(settings.labeler_model, attribute, classes, channels, size)
-        shift = RandomCrop(size, padding=size // 16, padding_mode="edge")  # by the same for a batch
+        *size, channels = dataset[0][0].shape
+        model = ImageClassifier(settings.labeler_model, attribute, classes, channels, tuple(size))
+        shift = RandomCrop(size, padding=min(size) // 16, padding_mode="edge")  # by the same for a batch
 
         def compute_loss(model: Any, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
             images, labels = scale_pixels(batch[0]), batch[1]
-            if settings.random_flip:
-                images = random_flip(images)
-            images = shift(images)
+            images = shift(random_flips(images, settings.random_flip, settings.random_vertical_flip))
             logits = model(images)
             labelled = labels >= 0
             # An image of neither kind has both probabilities at one half.
@@ -92,11 +93,19 @@ def train_labeler(
 
 
 def log_odds(
-    accelerator: Accelerator, models: list[ImageClassifier], pixels: torch.Tensor, batch_size: int, description: str
+    accelerator: Accelerator,
+    models: list[ImageClassifier],
+    pixels: torch.Tensor,
+    batch_size: int,
+    description: str,
+    mirror: bool = False,
 ) -> np.ndarray:
     """Log-odds of the second class, (models, N) float32, of every image of `decode`, in its order.
 
     Each process labels its part of the images, in batches of `batch_size`.
+
+    Args:
+        mirror: ask about the image and its mirror image, and take the mean.
     """
     for model in models:
         model.to(accelerator.device, memory_format=torch.channels_last).eval()
@@ -105,7 +114,8 @@ def log_odds(
     with torch.inference_mode():
         for batch in tqdm(part.split(batch_size), desc=description, disable=not accelerator.is_main_process):
             images = scale_pixels(batch.to(accelerator.device))
-            logits = torch.stack([model(images) for model in models], dim=1)
+            views = [images, images.flip(3)] if mirror else [images]
+            logits = torch.stack([sum(model(view) for view in views) / len(views) for model in models], dim=1)
             scores.append((logits[..., 1] - logits[..., 0]).float().cpu())
     return torch.cat(gather_object(scores)).T.numpy()
 
@@ -119,11 +129,7 @@ def zero_shot_log_odds(
     """
     processor = AutoProcessor.from_pretrained(model_name)
     model = AutoModel.from_pretrained(model_name).to(accelerator.device).eval()
-
-    def collate(rows: list[dict[str, Any]]) -> Any:
-        images = [row["image"].convert("RGB") for row in rows]
-        return processor(text=prompts, images=images, return_tensors="pt", padding=True)
-
+    collate = partial(_process_rows, processor=processor, prompts=prompts)
     scores = []
     with torch.inference_mode():
         for batch in tqdm(
@@ -134,3 +140,21 @@ def zero_shot_log_odds(
             logits = model(**batch.to(accelerator.device)).logits_per_image
             scores.append((logits[:, 1] - logits[:, 0]).float().cpu())
     return torch.cat(scores).numpy()
+
+
+def _process_rows(rows: list[dict[str, Any]], processor: Any, prompts: list[str]) -> Any:
+    # No local function, which could not be sent to a process that loads images.
+    images = [row["image"].convert("RGB") for row in rows]
+    return processor(text=prompts, images=images, return_tensors="pt", padding=True)
+
+
+def check_zero_shot_model(name: str) -> None:
+    """Raise `ValueError` unless `name` is a checkpoint that, by its configuration, encodes images and texts."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"`--zero_shot_model` {name!r} can't be read ({error}); expected a checkpoint.") from error
+    if not (hasattr(config, "vision_config") and hasattr(config, "text_config")):
+        raise ValueError(
+            f"`--zero_shot_model` {name!r} is a {config.model_type}; expected an image and a text encoder, as of CLIP."
+        )

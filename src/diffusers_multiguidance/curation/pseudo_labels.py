@@ -14,12 +14,13 @@ from sklearn.neighbors import kneighbors_graph
 
 from ..data.load import load_training_set
 from ..data.transforms import to_pixels
-from ..evaluation.evaluators import find_evaluator, load_evaluator
+from ..evaluation.evaluators import check_evaluator, find_evaluator, load_evaluator
 from ..evaluation.report import save_histogram
 from ..generate import generate, load_pipeline
 from ..training.settings import Settings, check_numbers, flag
 from ..utils.files import replace_folder
-from ..utils.images import image_grid, to_pil
+from ..utils.grids import image_grid, to_pil
+from ..utils.writable import check_attributes, check_writable
 from .balance import evenly_spread
 from .settings import check_replaceable
 
@@ -82,7 +83,10 @@ class GenerateSettings(Settings):
         "One for each attribute: circle-position, circle-height, stroke-thickness, the folder of a trained one, or "
         "neighbours, which uses none. Unless given those of the pipeline.",
     )
-    extremes: Path = flag(help="Folder that build_dataset.py wrote.")
+    extremes: Path = flag(help="Folder that build_dataset.py wrote, or this script, for a second round.")
+    keep_all: bool = flag(
+        False, "Every generated image and every extreme goes into the set; unless given, it fills the range evenly."
+    )
     output_dir: Path = flag(help="The data set goes here.")
     num_images: int = flag(1000, "How many to generate.")
     eval_batch_size: int = flag(64, "Images generated at once.")
@@ -97,6 +101,7 @@ class GenerateSettings(Settings):
         check_numbers(self, "seed", at_least=0)
         if not self.attributes:
             raise ValueError("`--attributes` is empty; expected one or two.")
+        check_attributes(self.attributes, "attributes")
         if self.evaluators is not None and len(self.evaluators) != len(self.attributes):
             raise ValueError(f"`--evaluators` are {self.evaluators}; expected one for each of {self.attributes}.")
 
@@ -104,7 +109,8 @@ class GenerateSettings(Settings):
 def generate_dataset(settings: GenerateSettings) -> Path:
     """Generate images over the whole range of a pipeline's attributes, and give them values.
 
-    Images that get no value are left out and counted. The set fills the range evenly: extremes are added at the ends.
+    Images that get no value are left out and counted. The set fills the range evenly, with extremes at the ends, or
+    holds all: then it can teach what the classifiers take for the middle and the evaluator does not.
 
     Returns:
         `output_dir`, in the format of `save_to_disk`: `image`, for every attribute its label (`value_<attribute>`
@@ -113,6 +119,7 @@ def generate_dataset(settings: GenerateSettings) -> Path:
     Raises:
         ValueError: for an unknown evaluator, scheduler or attribute, a folder that is no whole pipeline or data set.
     """
+    check_writable(settings.output_dir, "--output_dir")
     check_replaceable(settings.output_dir)
     if not settings.extremes.is_dir():
         raise ValueError(f"`--extremes` is {str(settings.extremes)!r}; expected a folder that build_dataset.py wrote.")
@@ -121,12 +128,16 @@ def generate_dataset(settings: GenerateSettings) -> Path:
         name: None if evaluator == "neighbours" else load_evaluator(evaluator)
         for name, evaluator in zip(settings.attributes, names, strict=True)
     }
-    extremes = load_training_set(train_data_dir=settings.extremes)
+    pipeline = load_pipeline(settings.pipeline, settings.scheduler)
+    for evaluator in evaluators.values():
+        if evaluator is not None:
+            check_evaluator(evaluator, pipeline.image_size, pipeline.channels)
+    extremes, _ = load_training_set(None, settings.extremes, pipeline.image_size, pipeline.channels)
     for name, evaluator in evaluators.items():
         if evaluator is None and not isinstance(extremes.features.get(name), ClassLabel):
             raise ValueError(f"`--extremes` has no labels of '{name}'; expected them, from which neighbours start.")
-    extremes = extremes.shuffle(seed=settings.seed).select(range(min(len(extremes), settings.num_images)))
-    pipeline = load_pipeline(settings.pipeline, settings.scheduler)
+    if not settings.keep_all:
+        extremes = extremes.shuffle(seed=settings.seed).select(range(min(len(extremes), settings.num_images)))
     generated = generate(
         pipeline,
         settings.num_images,
@@ -137,7 +148,7 @@ def generate_dataset(settings: GenerateSettings) -> Path:
         num_inference_steps=settings.num_inference_steps,
         calibration=None if None in evaluators.values() else "same",
     )
-    real = to_pixels(extremes["image"], pipeline.image_size[0], pipeline.channels)
+    real = to_pixels(extremes["image"], pipeline.image_size, pipeline.channels)
     pixels = np.concatenate([generated, real])
     values = {}
     for name, evaluator in evaluators.items():
@@ -152,7 +163,8 @@ def generate_dataset(settings: GenerateSettings) -> Path:
     print(
         f"{num_generated} of {len(generated)} generated images and {num_extremes} of {len(real)} extremes have values"
     )
-    rows = known[evenly_spread(np.stack([values[name][known] for name in values]), settings.num_images, settings.seed)]
+    spread = np.stack([values[name][known] for name in values])
+    rows = known if settings.keep_all else known[evenly_spread(spread, settings.num_images, settings.seed)]
     dataset = Dataset.from_dict(
         {
             "image": to_pil(pixels[rows]),

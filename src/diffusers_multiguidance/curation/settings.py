@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..training.settings import LearningRateSchedule, TrainingSettings, check_numbers, flag
+from ..training.settings import (
+    LearningRateSchedule,
+    TrainingSettings,
+    check_numbers,
+    flag,
+    read_size,
+)
+from ..utils.writable import check_attributes
 
 
 @dataclass(kw_only=True)
@@ -29,7 +36,9 @@ class DatasetSettings(TrainingSettings):
     num_proc: int | None = flag(None, "Processes to render or read images with.")
 
     extremes: bool = flag(False, "Keep only the two ends of the attributes.")
-    attribute: list[str] | None = flag(None, "One or more; an image is kept if it is extreme in all.")
+    attribute: list[str] | None = flag(
+        None, "One or more; an image is kept if it is extreme in all. Of images a name for the label column."
+    )
     by: Literal["factor", "labels", "score", "zero_shot"] | None = flag(
         None,
         "Decided by the known factor (unless given: circles, digits, objects), networks that learn the labels (unless "
@@ -37,14 +46,20 @@ class DatasetSettings(TrainingSettings):
     )
     delta: float = flag(0.2, "Width of each end, as a share of a factor's range.")
     num_extremes: list[int] | None = flag(None, "How many to keep at each end, or low and high.")
-    keep_share: float = flag(0.12, "Without --num_extremes: of all, at most this at each end.")
+    keep_share: float | None = flag(
+        None,
+        "Without --num_extremes: of all, at most this at each end; unless given 0.12, or 0.085 by labels of fewer "
+        "than 10,000 images, as labelers learn less from few.",
+    )
     index_file: Path | None = flag(None, "Text file of image numbers that replaces the filter.")
     oversample: bool = flag(False, "Repeat the rarer end.")
-    class_names: list[str] = flag(["low", "high"], "Of ends found by a score or prompts.")
+    class_names: list[str] | None = flag(
+        None, "Of the two ends; unless given as the labels have them, and low and high by a score or prompts."
+    )
 
     labeler_model: str = flag("test_resnet", "Any network of timm.")
-    labeler_resolution: int = flag(64, "Images are resized to this for it.")
-    random_flip: bool = flag(True, "Mirror images at random while labelers learn.")
+    labeler_resolution: str = flag("64", "Images are resized to this for it.")
+    random_flip: bool = True
     unlabelled: Literal["ignore", "between"] = flag(
         "ignore",
         "What labelers make of images without a label: nothing, or that they show neither end (say, brown hair).",
@@ -77,8 +92,19 @@ class DatasetSettings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, "resolution", at_least=8)
-        counts = ("num_images", "ensemble_size", "labeler_resolution", "eval_batch_size", "num_proc")
+        self.labeler_resolution = str(self.labeler_resolution)
+        read_size(self.labeler_resolution, "labeler_resolution")
+        for name in ("label_column", "score_column"):
+            check_attributes([getattr(self, name)] if getattr(self, name) is not None else [], name)
+        check_attributes(self.attribute or [], "attribute")
+        height, width = self.size
+        if min(height, width) < 8:
+            raise ValueError(f"`--resolution` is {self.resolution}; expected at least 8 pixels.")
+        if height != width and self.dataset in ("circles", "digits", "faces", "objects"):
+            raise ValueError(f"`--resolution` is {self.resolution}; expected a square for `--dataset {self.dataset}`.")
+        if self.channels is not None and self.dataset != "images":
+            raise ValueError(f"`--channels` is {self.channels}; expected it with `--dataset images` only.")
+        counts = ("num_images", "ensemble_size", "eval_batch_size", "num_proc")
         check_numbers(self, *counts, at_least=1)
         check_numbers(self, "tau_1", "tau_2", at_least=0.5, below=1)
         check_numbers(self, "keep_share", at_least=0, below=0.5)
@@ -91,8 +117,14 @@ class DatasetSettings(TrainingSettings):
             words = getattr(self, name)
             if words is not None and len(words) != 2:
                 raise ValueError(f"`--{name}` is {words}; expected two, for the low and the high end.")
+        if self.class_names and self.dataset != "images" and self.decided_by in ("factor", "labels"):
+            raise ValueError(f"`--class_names` is {self.class_names}, but {self.dataset} has names; expected none.")
         if self.extremes and not self.attribute and self.dataset != "images":
             raise ValueError("`--attribute` is missing; expected the attribute whose `--extremes` to keep.")
+        for name in ("index_file", "holdout_file"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"`--{name}` is {str(path)!r}; expected a file that exists.")
         given = [name for name in ("train_data_dir", "dataset_name") if getattr(self, name) is not None]
         if self.dataset in ("celeba", "images") and len(given) != 1:
             raise ValueError(
@@ -102,6 +134,16 @@ class DatasetSettings(TrainingSettings):
             raise ValueError("`--by zero_shot` is incomplete; expected `--zero_shot_model` and `--prompts` as well.")
         if self.decided_by in ("score", "zero_shot") and self.attribute and len(self.attribute) > 1:
             raise ValueError(f"`--attribute` is {self.attribute}; expected one with scores or prompts.")
+
+    def share_of(self, num_images: int) -> float:
+        """How much of so many images to keep at each end; see docs/lab-notebook.md, The filter."""
+        few = num_images < 10_000 and self.decided_by == "labels"
+        return (0.085 if few else 0.12) if self.keep_share is None else self.keep_share
+
+    @property
+    def repo_id(self) -> str:
+        """Where to push to."""
+        return self.hub_dataset_id or self.output_dir.resolve().name
 
     @property
     def decided_by(self) -> str:

@@ -36,9 +36,14 @@ def _read_table(folder: Path, name: str) -> pd.DataFrame:
             break
     else:
         raise ValueError(f"`source` is {str(folder)!r}; expected a folder with {name}.csv or {name}.txt.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file) if path.suffix == ".csv" else (line.split() for line in file)
-        rows = [[sys.intern(cell) for cell in line] for line in lines if line]  # millions of cells, few values
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file) if path.suffix == ".csv" else (line.split() for line in file)
+            rows = [[sys.intern(cell) for cell in line] for line in lines if line]  # millions of cells, few values
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"`source` has a {path} that can't be read ({error}); expected a table.") from error
+    if not rows or (len(rows) == 1 and len(rows[0]) == 1):
+        raise ValueError(f"`source` has a {path} with {len(rows)} lines; expected a header and images.")
     if path.suffix == ".csv":
         header, rows = rows[0][1:], rows[1:]
     elif len(rows[0]) == 1:  # the number of images, then the attributes' names
@@ -59,7 +64,10 @@ def _read_folder(folder: Path, split: str) -> tuple[Dataset, pd.DataFrame, dict[
     if (files / "img_align_celeba").is_dir():  # as Kaggle's archive unpacks
         files /= "img_align_celeba"
     attributes = _read_table(folder, "list_attr_celeba")
-    partition = pd.to_numeric(_read_table(folder, "list_eval_partition")["partition"], errors="coerce")
+    splits = _read_table(folder, "list_eval_partition")
+    if "partition" not in splits:
+        raise ValueError(f"`source` {folder} has a partition file with {list(splits)}; expected a column 'partition'.")
+    partition = pd.to_numeric(splits["partition"], errors="coerce")
     partition = partition[~partition.index.duplicated()]
     unlabelled = partition.index.difference(attributes.index)
     table = pd.concat([attributes, pd.DataFrame(index=unlabelled)])
@@ -115,7 +123,7 @@ def _binary(values: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def celeba(
-    source: str | Path, split: str = "train", resolution: int = 64, num_proc: int | None = None
+    source: str | Path, split: str = "train", size: tuple[int, int] = (64, 64), num_proc: int | None = None
 ) -> tuple[Dataset, Counts]:
     """CelebA's aligned faces (paper, section 5.1): the central 178x178 pixels, resized.
 
@@ -164,6 +172,6 @@ def celeba(
         if name.startswith("factor_"):
             features[name] = Value("float32")
     features["source_index"] = Value("int64")
-    return read_images(
-        images, {**attributes, **columns}, features, resolution, fingerprint=fingerprint, num_proc=num_proc
-    )
+    skipped = columns.pop("skipped")
+    beside = Dataset.from_dict({**attributes, **columns}, features)
+    return read_images(images, beside, skipped, size, 3, fingerprint=fingerprint, num_proc=num_proc)

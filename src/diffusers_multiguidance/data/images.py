@@ -8,26 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from .labels import read_labels
 from .load import Counts, load_source, read_images, undecoded
-
-
-def _binary_labels(dataset: Dataset, column: str) -> tuple[list[int | None], ClassLabel]:
-    """Each row's class, 0 or 1 or None where it has no label, and the names of the two classes."""
-    feature, values = dataset.features[column], dataset[column][:]
-    if not isinstance(feature, Value | ClassLabel):
-        raise ValueError(f"`label_column` is {column!r}; expected classes, booleans, numbers or strings.")
-    if isinstance(feature, ClassLabel):
-        values = [None if value is None or value < 0 else feature.names[value] for value in values]
-    labels = [None if value == "" or value != value else value for value in values]  # NaN differs from itself
-    if isinstance(feature, ClassLabel) and feature.num_classes == 2:
-        classes = feature.names
-    else:
-        classes = [False, True] if feature.dtype == "bool" else sorted(set(labels) - {None})
-    if len(classes) != 2:
-        raise ValueError(f"`label_column` is {column!r} with {len(classes)} different values; expected two.")
-    names = ["no", "yes"] if feature.dtype == "bool" else [str(name) for name in classes]
-    numbers = {name: number for number, name in enumerate(classes)}
-    return [numbers.get(label) for label in labels], ClassLabel(names=names)
 
 
 def _scores(dataset: Dataset, column: str) -> np.ndarray:
@@ -43,24 +25,25 @@ def image_dataset(
     image_column: str = "image",
     label_column: str | None = None,
     score_column: str | None = None,
-    resolution: int = 64,
+    size: tuple[int, int] = (64, 64),
+    channels: int | None = None,
     split: str = "train",
     num_proc: int | None = None,
 ) -> tuple[Dataset, Counts]:
     """Read images with either a binary label or a numeric score.
 
     Args:
-        source: a folder of images as `datasets` reads it (one sub-folder per class, then `label_column="label"`, or
-            a `metadata.csv` with a `file_name` column; files not named as images are not looked at), a folder written
-            by `save_to_disk`, or a Hub data set's name.
+        source: a folder of images, see `read_folder` (sub-folders for classes, then `label_column="label"`, or a
+            `metadata.csv`), a folder written by `save_to_disk`, or a Hub data set's name.
         label_column: a column with two values: classes, booleans, numbers or strings. Numbers and strings are sorted.
         score_column: a column of numbers, of any range.
+        size: height and width in pixels.
+        channels: 1 or 3; None for grey where all images are grey.
         num_proc: processes to read with.
 
     Returns:
-        `image` (RGB, the largest centred square resized to resolution x resolution); either the label column as a
-        ClassLabel under its own name or `score` (float32, as it stands in the source); and `source_index`, the row
-        number in the split.
+        `image`, see `read_images`; either the label column as a ClassLabel under its own name or `score` (float32, as
+        it stands in the source); and `source_index`, the row number in the split.
 
         The counts of what was skipped and converted, see `load.Counts`.
 
@@ -83,20 +66,20 @@ def image_dataset(
     values: Any
     if label_column is not None:
         name, why = label_column, "missing label"
-        values, feature = _binary_labels(dataset, label_column)
-        usable = [label is not None for label in values]
+        labels, classes = read_labels(dataset, label_column, "label_column")
+        found = np.unique(labels[labels >= 0])
+        if len(found) != 2:
+            raise ValueError(f"`--label_column` is {label_column!r} with {len(found)} different values; expected two.")
+        feature = ClassLabel(names=[classes[number] for number in found])
+        values = np.searchsorted(found, labels)
+        usable = (labels >= 0).tolist()
     else:
         name, why, feature = "score", "missing or infinite score", Value("float32")
         values = _scores(dataset, str(score_column))
         usable = np.isfinite(values).tolist()
-    return read_images(
-        undecoded(dataset, image_column),
-        {
-            name: values,
-            "source_index": np.arange(len(dataset)),
-            "skipped": [None if good else why for good in usable],
-        },
+    beside = Dataset.from_dict(
+        {name: values, "source_index": np.arange(len(dataset))},
         Features({name: feature, "source_index": Value("int64")}),
-        resolution,
-        num_proc=num_proc,
     )
+    skipped = [None if good else why for good in usable]
+    return read_images(undecoded(dataset, image_column), beside, skipped, size, channels, num_proc=num_proc)

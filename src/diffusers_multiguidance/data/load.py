@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Image, Value, load_dataset, load_from_disk
+import fsspec
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Image, Value, concatenate_datasets, load_dataset, load_from_disk
 from datasets.fingerprint import Hasher
+from PIL import Image as PILImage
 
-from . import transforms
-from .transforms import BadImage, fit_image, has_transparency, open_image
+from ..utils import images as reading
+from ..utils.images import BadImage, decode_image, fit_image, has_transparency
+from .folder import has_images, is_image_name, read_folder
+from .transforms import to_pixels
 
 Counts = dict[str, dict[str, int]]
-"""`skipped`: for every reason the number of rows left out. `converted`: for every mode other than RGB the number of
-images converted and kept. What was skipped and what was kept add up to all rows."""
+"""`skipped`: for every reason the number of rows left out. `converted`: for every mode other than that of the result
+the number of images converted and kept. What was skipped and what was kept add up to all rows."""
 
 
 def load_source(source: str | Path, split: str = "train") -> Dataset:
@@ -31,12 +38,16 @@ def load_source(source: str | Path, split: str = "train") -> Dataset:
         ValueError: for a source that is neither, or that has no such split.
     """
     saved = any((Path(source) / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+    if not saved and Path(source).is_dir() and has_images(Path(source)):
+        return read_folder(source, split)
     try:
         if isinstance(source, Path) and not source.exists():
             raise FileNotFoundError(source)  # the Hub would be asked
         loaded = load_from_disk(source) if saved else load_dataset(str(source))
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(f"`source` is {str(source)!r}; expected a folder of images or a Hub data set.") from error
+    except (LookupError, TypeError) as error:  # what `datasets` makes of a data set without rows, or half of one
+        raise ValueError(f"`source` {str(source)!r} is empty or broken; expected at least one image.") from error
     splits = {str(loaded.split or "train"): loaded} if isinstance(loaded, Dataset) else loaded
     other = {"valid": "validation", "validation": "valid"}.get(split, split)
     for name in (split, other):
@@ -45,8 +56,10 @@ def load_source(source: str | Path, split: str = "train") -> Dataset:
     raise ValueError(f"`split` is {split!r}; expected one of {list(splits)}, which `source` {str(source)!r} has.")
 
 
-def load_training_set(dataset_name: str | None = None, train_data_dir: str | Path | None = None) -> Dataset:
-    """What the training scripts learn from: the training split, with a column `image`.
+def load_training_set(
+    dataset_name: str | None, train_data_dir: str | Path | None, size: tuple[int, int], channels: int | None = None
+) -> tuple[Dataset, Counts]:
+    """What the training scripts learn from: the training split, its column `image` read by `read_images`.
 
     Args:
         dataset_name: a data set of the Hub; or
@@ -60,9 +73,32 @@ def load_training_set(dataset_name: str | None = None, train_data_dir: str | Pat
     if train_data_dir is not None and not Path(train_data_dir).is_dir():
         raise ValueError(f"`--train_data_dir` is {str(train_data_dir)!r}; expected a folder that exists.")
     dataset = load_source(train_data_dir or str(dataset_name))
-    if "image" not in dataset.column_names:
-        raise ValueError(f"the data set has columns {dataset.column_names}; expected one named 'image'.")
-    return dataset
+    if not isinstance(dataset.features.get("image"), Image):
+        raise ValueError(f"the data set has columns {dataset.column_names}; expected one of images named 'image'.")
+    beside = dataset.remove_columns("image")
+    return read_images(undecoded(dataset, "image"), beside, [None] * len(dataset), size, channels)
+
+
+def held_out_images(
+    source: str | Path, training: str | Path | None, size: tuple[int, int], channels: int
+) -> np.ndarray:
+    """Images of a folder that are not in a training set made of it, (N, H, W, C) uint8.
+
+    Args:
+        training: a folder that build_dataset.py wrote, whose `source_index` names rows of `source`; None for none.
+
+    Raises:
+        ValueError: for a `source` without images, or a `training` without that column.
+    """
+    images, _ = load_training_set(None, source, size, channels)
+    known: list[int] = []
+    if training is not None:
+        dataset = load_source(training)
+        if "source_index" not in dataset.column_names:
+            raise ValueError(f"`training` has columns {dataset.column_names}; expected one named 'source_index'.")
+        known = dataset["source_index"][:]
+    rest = images.select(np.setdiff1d(np.arange(len(images)), known))
+    return to_pixels(rest["image"][:], size, channels)
 
 
 def undecoded(dataset: Dataset, image_column: str) -> Dataset:
@@ -71,28 +107,70 @@ def undecoded(dataset: Dataset, image_column: str) -> Dataset:
     return images if image_column == "image" else images.rename_column(image_column, "image")
 
 
-def _read_rows(images: list[Dataset], columns: list[Dataset], resolution: int) -> Iterator[dict[str, Any]]:
-    for image_shard, column_shard in zip(images, columns, strict=True):
-        for stored, row in zip(image_shard, column_shard, strict=True):
-            image = converted = None
-            if row["skipped"] is None:
+def open_image(stored: dict[str, Any] | None) -> PILImage.Image:
+    """Decode one image, see `decode_image`.
+
+    Args:
+        stored: `bytes`, or else the `path` of a file: an image as `datasets` gives it with `Image(decode=False)`.
+
+    Raises:
+        BadImage: for one that is missing, or that can't be decoded.
+    """
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        raise BadImage("missing image")
+    content, path = stored["bytes"], stored["path"]
+    try:
+        if content is None:
+            # `datasets` names a file inside an archive by a URL.
+            with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
+                content = file.read()
+        return decode_image(content)
+    except FileNotFoundError as error:
+        raise BadImage("missing image") from error
+    except (OSError, BadImage) as error:
+        name = (path or "").split("::")[0]  # not the archive's
+        suffix = os.path.splitext(name)[1].lower()
+        if name and not is_image_name(name) and str(error) != "animated image":
+            raise BadImage(f"no image ({suffix or 'a name without extension'})") from error
+        if not isinstance(error, BadImage):
+            raise BadImage("unreadable image") from error
+        known = suffix not in ("", ".jpg", ".jpeg", ".png") and str(error) == "unreadable image"
+        raise BadImage(f"unreadable image ({suffix})" if known else str(error)) from error
+
+
+def _read_rows(
+    images: list[Dataset], skipped: list[list[str | None]], size: tuple[int, int], channels: int | None
+) -> Iterator[dict[str, Any]]:
+    for shard, reasons in zip(images, skipped, strict=True):
+        for stored, why in zip(shard, reasons, strict=True):
+            image = mode = None
+            if why is None:
                 try:
                     opened = open_image(stored["image"])
-                    image = fit_image(opened, resolution)
-                    if opened.mode != "RGB":
-                        converted = opened.mode
-                    elif has_transparency(opened):
-                        converted = "RGB with a transparent colour"
+                    image = fit_image(opened, size, channels)
+                    mode = opened.mode
+                    if mode == "RGB" and has_transparency(opened):
+                        mode = "RGB with a transparent colour"
+                    elif mode == "RGB" and image.mode == "L" and channels is None:
+                        mode = "RGB, but grey"
                 except BadImage as error:
-                    row["skipped"] = str(error)
-            yield {**row, "image": image, "converted": converted}
+                    why = str(error)
+            yield {"image": image, "mode": mode, "is_grey": image and image.mode == "L", "skipped": why}
+
+
+def _make_rgb(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    # Most are RGB already, and go through as they are.
+    pairs = zip(rows["image"], rows["is_grey"], strict=True)
+    encode = Image().encode_example
+    return {"image": [encode(open_image(stored).convert("RGB")) if grey else stored for stored, grey in pairs]}
 
 
 def read_images(
     images: Dataset,
-    columns: dict[str, Any],
-    features: Features,
-    resolution: int,
+    beside: Dataset,
+    skipped: list[str | None],
+    size: tuple[int, int],
+    channels: int | None = None,
     *,
     fingerprint: Any = None,
     num_proc: int | None = None,
@@ -101,40 +179,70 @@ def read_images(
 
     Args:
         images: one column, `image`, with `Image(decode=False)`.
-        columns: a list or array for each column beside the images, and one, `skipped`, that says why a row is left
-            out whatever its file holds, or None.
-        features: of the columns to keep, all but `skipped`.
+        beside: the other columns, as many rows.
+        skipped: for each row why it is left out whatever its file holds, or None.
+        size: height and width in pixels of the result, see `fit_image`.
+        channels: 1 for grey, 3 for RGB; None for grey where all images are grey.
         fingerprint: whatever else the result depends on, such as the files' times.
         num_proc: processes to read with.
 
     Returns:
-        `image` (RGB, resolution x resolution) and `columns` without `skipped`; and the counts.
+        `image`, all grey or all RGB, and the columns of `beside`; and the counts.
 
     Raises:
         ValueError: where there is no image, or none is left.
     """
     if not len(images):
         raise ValueError("`source` has no images in this `split`; expected at least one.")
-    beside = Dataset.from_dict(columns)
+    # The reading code is part of what the cached result depends on, and so are files' times.
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], reading)]
+    tables = images.with_format("arrow").iter(1000)  # whose images' bytes are not looked at
+    paths = [path for table in tables for path in pc.struct_field(table["image"], "path").to_pylist()]
+    times = [(stat.st_mtime_ns, stat.st_size) for stat in map(os.stat, filter(os.path.exists, filter(None, paths)))]
     num_shards = min(num_proc or 1, len(images))
-    # The reading code is part of what the cached result depends on.
-    code = [inspect.getsource(module) for module in (sys.modules[__name__], transforms)]
+    rows = [range(part[0], part[-1] + 1) for part in np.array_split(np.arange(len(images)), num_shards)]
     read = Dataset.from_generator(
         _read_rows,
-        features=Features({"image": Image(), **features, "skipped": Value("string"), "converted": Value("string")}),
+        features=Features(
+            {"image": Image(), "mode": Value("string"), "is_grey": Value("bool"), "skipped": Value("string")}
+        ),
         gen_kwargs={
-            "images": [images.shard(num_shards, index) for index in range(num_shards)],
-            "columns": [beside.shard(num_shards, index) for index in range(num_shards)],
-            "resolution": resolution,
+            "images": [images.select(part) for part in rows],
+            "skipped": [skipped[part.start : part.stop] for part in rows],
+            "size": size,
+            "channels": channels,
         },
         num_proc=num_shards if num_shards > 1 else None,
-        fingerprint=Hasher.hash(
-            (code, images._fingerprint, beside._fingerprint, features, resolution, fingerprint),
-        ),
+        fingerprint=Hasher.hash((code, images._fingerprint, skipped, size, channels, times, fingerprint)),
     )
-    skipped = read["skipped"][:]
-    counts = {name: dict(Counter(reason for reason in read[name] if reason)) for name in ("skipped", "converted")}
-    kept = [number for number, reason in enumerate(skipped) if reason is None]
+    reasons = read["skipped"][:]
+    left_out = dict(Counter(reason for reason in reasons if reason))
+    kept = [number for number, reason in enumerate(reasons) if reason is None]
     if not kept:
-        raise ValueError(f"`source` has no usable image; expected at least one, but skipped {counts['skipped']}.")
-    return read.remove_columns(["skipped", "converted"]).select(kept), counts
+        raise ValueError(f"`source` has no usable image; expected at least one, but skipped {left_out}.")
+    is_grey = [one for one in read["is_grey"][:] if one is not None]
+    usual = "L" if all(is_grey) else "RGB"
+    modes = Counter(mode for mode in read["mode"][:] if mode not in (None, usual))
+    if usual == "RGB":
+        del modes["RGB, but grey"]
+    result = read.select_columns("image")
+    if usual == "RGB" and any(is_grey):
+        stored = read.select_columns(["image", "is_grey"]).cast_column("image", Image(decode=False))
+        result = stored.map(_make_rgb, batched=True, remove_columns="is_grey", features=result.features)
+    if beside.column_names:
+        result = concatenate_datasets([result, beside], axis=1)
+    return result.select(kept), {"skipped": left_out, "converted": dict(modes)}
+
+
+def describe_counts(counts: Counts, num_images: int) -> list[str]:
+    """Sentences for the screen: what was left out and converted of the images, and a warning where that is much.
+
+    Args:
+        num_images: how many were kept.
+    """
+    total = sum(counts["skipped"].values())
+    lines = [f"{kind}: {count} ({reason})" for kind, why in counts.items() for reason, count in why.items()]
+    if total > 0.05 * (num_images + total):
+        share = 100 * total / (num_images + total)
+        lines.append(f"WARNING: {total} of {num_images + total} files ({share:.0f} %) are left out, as said above.")
+    return lines

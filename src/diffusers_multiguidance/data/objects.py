@@ -19,8 +19,9 @@ from skimage.filters import gaussian, sobel
 from skimage.measure import label, regionprops
 from skimage.segmentation import watershed
 
-from .load import Counts
-from .transforms import BadImage, has_transparency, open_image
+from ..utils.images import BadImage, has_transparency
+from .folder import list_files
+from .load import Counts, open_image
 
 SIZES = (0.2, 0.75)  # the smallest and the largest longest side, as shares of the image
 SAMPLING = 4  # images are put together this much larger, then averaged
@@ -61,7 +62,7 @@ def read_cutouts(folder: str | Path) -> tuple[list[PILImage.Image], Counts]:
     cutouts: list[PILImage.Image] = []
     skipped: Counter[str] = Counter()
     converted: Counter[str] = Counter()
-    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+    for path in list_files(Path(folder)):
         try:
             image = open_image({"bytes": None, "path": str(path)})
             cutouts.append(_cutout(image))

@@ -104,6 +104,11 @@ def load_evaluator(name: str | Path) -> Evaluator:
     return TrainedEvaluator(name)
 
 
+def check_evaluator(evaluator: Evaluator, size: tuple[int, int], channels: int) -> None:
+    """Raise `ValueError`, before anything is sampled, for an evaluator that can't look at such images."""
+    evaluator(np.zeros((1, *size, channels), np.uint8))
+
+
 def find_evaluator(pipeline: str | Path, attribute: str) -> str:
     """Name or folder of the evaluator that belongs to an attribute of a pipeline, for `load_evaluator`.
 
@@ -121,10 +126,14 @@ def find_evaluator(pipeline: str | Path, attribute: str) -> str:
     carried = folder / "evaluators" / attribute
     if carried.is_dir():
         return str(carried)
-    calibrations = json.loads((folder / "model_index.json").read_text()).get("calibrations", {})
-    for calibration in calibrations.get(attribute, []):
-        if calibration["evaluator"] in EVALUATORS:
-            return calibration["evaluator"]
+    try:
+        calibrations = json.loads((folder / "model_index.json").read_text()).get("calibrations", {})
+        used = [calibration["evaluator"] for calibration in calibrations.get(attribute, [])]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"`pipeline` {str(pipeline)!r} can't be read ({error}); expected a pipeline.") from error
+    for name in used:
+        if name in EVALUATORS:
+            return name
     raise ValueError(
         f"`attribute` is {attribute!r}, for which {pipeline} has no evaluator; expected `--evaluator` with one of "
         f"{list(EVALUATORS)} or the folder of one."
@@ -138,8 +147,13 @@ def load_network(folder: str | Path) -> ImageClassifier:
         ValueError: where there is none, or a broken one.
     """
     try:
-        return ImageClassifier.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        network, info = ImageClassifier.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
+            raise ValueError("the weights are not those that its config.json describes")
+        return network
+    except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"`{folder}` can't be read ({reason}); expected what train_evaluator.py writes.") from error
 
@@ -150,10 +164,10 @@ def network_logits(network: ImageClassifier, images: np.ndarray, batch_size: int
     Raises:
         ValueError: for images that it was not made for.
     """
-    size, channels = network.config["sample_size"], network.config["in_channels"]
-    if images.shape[1:] != (size, size, channels):
+    expected = (*network.image_size, network.config["in_channels"])
+    if images.shape[1:] != expected:
         raise ValueError(
-            f"`images` have shape {images.shape}; expected (N, {size}, {size}, {channels}) for this evaluator."
+            f"`images` have shape {images.shape}; expected (N, {', '.join(map(str, expected))}) for this evaluator."
         )
     network.eval()
     with torch.inference_mode():

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..utils.images import image_grid, to_pil
-from .uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform, share_in_gap, share_malformed
+from ..utils.grids import image_grid, to_pil
+from .uniformity import GAP, kld_floor, kld_to_uniform, mse_floor, mse_to_uniform, share_in_gap, share_malformed
 
 
-def summarize(values: np.ndarray, delta: float = 0.2) -> dict[str, Any]:
-    """All figures on measured values (N,), NaN where malformed; the gap is (delta, 1 - delta)."""
+def summarize(values: np.ndarray, gap: tuple[float, float] = GAP) -> dict[str, Any]:
+    """All figures on measured values (N,), NaN where malformed."""
     measured = values[~np.isnan(values)]
     summary: dict[str, Any] = {
         "num_images": len(values),
         "share_malformed": share_malformed(values),
-        "gap": [delta, 1 - delta],
-        "share_in_gap": share_in_gap(values, delta),
+        "gap": list(gap),
+        "share_in_gap": share_in_gap(values, gap),
     }
     if len(measured):
         summary |= {
@@ -34,9 +34,11 @@ def summarize(values: np.ndarray, delta: float = 0.2) -> dict[str, Any]:
     return summary
 
 
-def draw_histogram(axes: Any, values_by_name: dict[str, np.ndarray], attribute: str, delta: float = 0.2) -> None:
+def draw_histogram(
+    axes: Any, values_by_name: dict[str, np.ndarray], attribute: str, gap: tuple[float, float] = GAP
+) -> None:
     """Histograms of an attribute over [0, 1], the gap shaded, on matplotlib axes."""
-    axes.axvspan(delta, 1 - delta, color="0.92", label=f"gap, {delta:g} to {1 - delta:g}")
+    axes.axvspan(*gap, color="0.92", label=f"gap, {gap[0]:g} to {gap[1]:g}")
     for name, values in values_by_name.items():
         measured = values[~np.isnan(values)]
         weights = np.full(len(measured), 1 / len(values))
@@ -45,15 +47,17 @@ def draw_histogram(axes: Any, values_by_name: dict[str, np.ndarray], attribute: 
     axes.legend(frameon=False)
 
 
-def save_histogram(values_by_name: dict[str, np.ndarray], attribute: str, path: Path, delta: float = 0.2) -> None:
+def save_histogram(
+    values_by_name: dict[str, np.ndarray], attribute: str, path: Path, gap: tuple[float, float] = GAP
+) -> None:
     """`draw_histogram` as a PNG."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
-    draw_histogram(figure.subplots(), values_by_name, attribute, delta)
+    draw_histogram(figure.subplots(), values_by_name, attribute, gap)
     figure.savefig(path, dpi=120)
 
 
 def write_report(
-    images: np.ndarray, values: np.ndarray, attribute: str, folder: Path, delta: float = 0.2
+    images: np.ndarray, values: np.ndarray, attribute: str, folder: Path, gap: tuple[float, float] = GAP
 ) -> dict[str, Any]:
     """Write `report.json`, `histogram.png` and `grid.png` (at most 256 images) into `folder`.
 
@@ -64,13 +68,13 @@ def write_report(
     Returns:
         The figures of `summarize`.
     """
-    summary = summarize(values, delta)
+    summary = summarize(values, gap)
     content = {
         "attribute": attribute,
         **summary,
         "values": [None if np.isnan(v) else round(float(v), 5) for v in values],
     }
     (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
-    save_histogram({"samples": values}, attribute, folder / "histogram.png", delta)
+    save_histogram({"samples": values}, attribute, folder / "histogram.png", gap)
     image_grid(to_pil(images[:256])).save(folder / "grid.png")
     return summary

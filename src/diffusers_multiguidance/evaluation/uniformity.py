@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 NUM_BINS = 100
+GAP = (0.2, 0.8)  # what extremes of a fifth of the range leave out
 
 
 def histogram(values: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
@@ -41,10 +42,10 @@ def kld_floor(num_values: int, num_bins: int = NUM_BINS) -> float:
     return (num_bins - 1) / (2 * num_values)
 
 
-def share_in_gap(values: np.ndarray, delta: float = 0.2) -> float:
-    """Share of *all* samples strictly between delta and 1 - delta; NaN, a malformed image, is not in the gap."""
+def share_in_gap(values: np.ndarray, gap: tuple[float, float] = GAP) -> float:
+    """Share of *all* samples strictly within the gap; NaN, a malformed image, is not."""
     values = np.asarray(values, dtype=np.float64)
-    return float(((values > delta) & (values < 1 - delta)).mean())
+    return float(((values > gap[0]) & (values < gap[1])).mean())
 
 
 def share_malformed(values: np.ndarray) -> float:

@@ -55,7 +55,7 @@ def read_facts(path: str | Path, results: Mapping[str, Any] = MappingProxyType({
     """
     try:
         facts = fill_in(yaml.safe_load(Path(path).read_text()), results)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, jinja2.TemplateError) as error:
+    except (OSError, ValueError, TypeError, ArithmeticError, yaml.YAMLError, jinja2.TemplateError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"`facts` {str(path)!r} can't be read ({reason}); expected a YAML file, and in it figures that are known."
@@ -71,6 +71,9 @@ def read_facts(path: str | Path, results: Mapping[str, Any] = MappingProxyType({
     for table in facts.get("figures", []):
         if not isinstance(table, dict) or not {"measured_on", "command", "rows"} <= set(table):
             raise ValueError("`facts` has figures without measured_on, command or rows; expected all three.")
+        rows = table["rows"]
+        if not isinstance(rows, dict) or not all(isinstance(cells, dict) for cells in rows.values()):
+            raise ValueError(f"`facts` has figures with rows {rows!r}; expected cells by column by row.")
     for attribute, ends in facts.get("gap", {}).items():
         if not (
             isinstance(ends, list) and len(ends) == 2 and is_number(ends[1], 0, 1) and is_number(ends[0], 0, ends[1])
@@ -134,17 +137,14 @@ def pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> str:
     """
     try:
         json.loads((folder / "model_index.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        attributes = _read_attributes(folder / "classifiers" / "config.json")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"`folder` is {str(folder)!r}; expected a pipeline's folder, with a model_index.json."
+            f"`folder` {str(folder)!r} can't be read ({error}); expected a pipeline's folder, with a model_index.json."
         ) from error
     missing = [name for name in facts.get("pictures", {}) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"`facts` has the picture {missing[0]!r}; expected files of {str(folder)!r}.")
-    attributes: dict[str, list[str]] = {}
-    if (folder / "classifiers" / "config.json").is_file():
-        members = json.loads((folder / "classifiers" / "config.json").read_text())["member_configs"]
-        attributes = {name: classes for member in members for name, classes in member["attributes"].items()}
     for fact in ("target", "gap"):
         unknown = [name for name in facts.get(fact, {}) if name not in attributes]
         if unknown:
@@ -171,6 +171,12 @@ def pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> str:
         ends=", ".join(f"{name}: 0 = {classes[0]}, 1 = {classes[-1]}" for name, classes in attributes.items()),
     )
     return str(card)
+
+
+def _read_attributes(path: Path) -> dict[str, list[str]]:
+    """Class names by attribute, from the configuration of a set of classifiers; none where it is missing."""
+    members = json.loads(path.read_text())["member_configs"] if path.is_file() else []
+    return {name: list(classes) for member in members for name, classes in member["attributes"].items()}
 
 
 def eval_results(facts: dict[str, Any]) -> list[EvalResult]:

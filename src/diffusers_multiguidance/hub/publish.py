@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, get_token
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from .card import unmeasured_facts, write_pipeline_card
 from .errors import hub_errors
@@ -71,6 +72,13 @@ def publish(
                     write_pipeline_card(staged, unmeasured_facts(staged.name, list(pipeline.attributes)), repo_id)
         class_name = type(pipeline).__name__
         return publish_folder(staged, repo_id, "model", "model_index.json", class_name, token, private, revision)
+
+
+def check_publishable(repo_id: str) -> None:
+    """Raise `ValueError` without a token, or for a name that no repository can have: known before any training."""
+    find_token()
+    with hub_errors(repo_id):
+        validate_repo_id(repo_id)
 
 
 def find_token(token: str | None = None) -> str:

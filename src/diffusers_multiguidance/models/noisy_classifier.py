@@ -5,6 +5,7 @@ This file is published beside the weights of a pipeline, so it imports nothing o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +26,56 @@ class NoisyClassifierOutput(BaseOutput):
     logits: dict[str, torch.Tensor]
 
 
+def check_network(
+    sample_size: int | Sequence[int],
+    block_out_channels: Sequence[int],
+    attention_resolutions: Sequence[int],
+    layers_per_block: int,
+    norm_num_groups: int,
+    attention_head_dim: int,
+) -> tuple[int, int]:
+    """Height and width of `sample_size`, where a network can be made of these arguments; the last level attends.
+
+    Raises:
+        ValueError: for the first one that it can't be made of.
+    """
+    counts = {
+        "layers_per_block": layers_per_block,
+        "norm_num_groups": norm_num_groups,
+        "attention_head_dim": attention_head_dim,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` is {count}; expected at least 1.")
+    if not block_out_channels:
+        raise ValueError("`block_out_channels` is empty; expected the width of at least one resolution.")
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    factor = 2 ** (len(block_out_channels) - 1)
+    if height < 1 or width < 1 or height % factor or width % factor:
+        raise ValueError(
+            f"`sample_size` is {sample_size}; expected multiples of {factor}, as the {len(block_out_channels)} "
+            "`block_out_channels` halve it that often."
+        )
+    for level, channels in enumerate(block_out_channels):
+        attends = height // 2**level in attention_resolutions or level == len(block_out_channels) - 1
+        if channels < 1 or channels % norm_num_groups or (attends and channels % attention_head_dim):
+            raise ValueError(
+                f"`block_out_channels` has {channels}; expected multiples of `norm_num_groups`, {norm_num_groups}, "
+                f"and where there is attention of `attention_head_dim`, {attention_head_dim}."
+            )
+    return height, width
+
+
 class AttentionPool(nn.Module):
     """Pool a feature map by letting its mean attend to all of its positions (Radford et al. 2021).
 
     The learned position embedding is what lets the pooled vector know *where* something is.
     """
 
-    def __init__(self, channels: int, size: int, head_dim: int, out_features: int) -> None:
+    def __init__(self, channels: int, num_positions: int, head_dim: int, out_features: int) -> None:
         super().__init__()
         self.heads = channels // head_dim
-        self.positional_embedding = nn.Parameter(torch.randn(size**2 + 1, channels) / channels**0.5)
+        self.positional_embedding = nn.Parameter(torch.randn(num_positions + 1, channels) / channels**0.5)
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
         self.value = nn.Linear(channels, channels)
@@ -58,10 +99,10 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
 
     Args:
         attributes: class names by attribute, for example `{"Smiling": ["no", "yes"]}`.
-        sample_size: height and width in pixels.
+        sample_size: in pixels, a square's or height and width.
         in_channels: image channels.
         block_out_channels: width per resolution, from full resolution down.
-        attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
+        attention_resolutions: the heights, in pixels, of the feature maps with self-attention.
         layers_per_block: residual blocks per resolution.
         norm_num_groups: groups of the group norms; must divide every width.
         attention_head_dim: channels per attention head; must divide the widths that attend, the last among them.
@@ -72,7 +113,7 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
     def __init__(
         self,
         attributes: dict[str, list[str]],
-        sample_size: int = 64,
+        sample_size: int | tuple[int, int] = 64,
         in_channels: int = 3,
         block_out_channels: tuple[int, ...] = (128, 256, 384, 512),
         attention_resolutions: tuple[int, ...] = (32, 16, 8),
@@ -82,22 +123,24 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        size = check_network(
+            sample_size,
+            block_out_channels,
+            attention_resolutions,
+            layers_per_block,
+            norm_num_groups,
+            attention_head_dim,
+        )
         time_embed_dim = 4 * block_out_channels[0]
         self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=3, padding=1)
         self.time_proj = Timesteps(block_out_channels[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(block_out_channels[0], time_embed_dim)
         self.down_blocks = nn.ModuleList()
-        size, width = sample_size, block_out_channels[0]
+        height, width = size[0], block_out_channels[0]
         for level, next_width in enumerate(block_out_channels):
             is_last = level == len(block_out_channels) - 1
-            attends = size in attention_resolutions
-            if next_width % norm_num_groups or ((attends or is_last) and next_width % attention_head_dim):
-                raise ValueError(
-                    f"`block_out_channels` has {next_width}; expected multiples of `norm_num_groups`, "
-                    f"{norm_num_groups}, and where there is attention of `attention_head_dim`, {attention_head_dim}."
-                )
             block = get_down_block(
-                "AttnDownBlock2D" if attends else "ResnetDownsampleBlock2D",
+                "AttnDownBlock2D" if height in attention_resolutions else "ResnetDownsampleBlock2D",
                 num_layers=layers_per_block,
                 in_channels=width,
                 out_channels=next_width,
@@ -113,7 +156,7 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
             )
             self.down_blocks.append(block)
             width = next_width
-            size = size if is_last else size // 2
+            height = height if is_last else height // 2
         self.mid_block = UNetMidBlock2D(
             in_channels=width,
             temb_channels=time_embed_dim,
@@ -127,7 +170,8 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         )
         self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-5)
         num_logits = sum(len(classes) for classes in attributes.values())
-        self.pool = AttentionPool(width, size, attention_head_dim, num_logits)
+        num_positions = size[0] * size[1] // 4 ** (len(block_out_channels) - 1)
+        self.pool = AttentionPool(width, num_positions, attention_head_dim, num_logits)
 
     @property
     def attributes(self) -> dict[str, list[str]]:

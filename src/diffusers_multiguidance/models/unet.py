@@ -10,9 +10,11 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+from .noisy_classifier import check_network
+
 
 def create_unet(
-    sample_size: int,
+    sample_size: int | tuple[int, int],
     channels: int,
     block_out_channels: Sequence[int],
     attention_resolutions: Sequence[int] = (16, 8),
@@ -28,13 +30,16 @@ def create_unet(
     middle attention (scale-shift silently removes it), and zeros in every layer that ends a residual branch.
 
     Args:
-        sample_size: height and width in pixels.
+        sample_size: in pixels, a square's or height and width; they must halve once less than there are widths.
         channels: image channels.
         block_out_channels: width per resolution, from full resolution down; each must be a multiple of
             `norm_num_groups` and, where there is attention, of `attention_head_dim`.
-        attention_resolutions: the sizes, in pixels, of the feature maps with self-attention.
+        attention_resolutions: the heights, in pixels, of the feature maps with self-attention.
         learned_variance: predict the variance in a second half of the output channels (eq. 8).
         resample_type: change the resolution by a residual block ("resnet") or one convolution ("conv", the cheaper).
+
+    Raises:
+        ValueError: for arguments that no network can be made of.
     """
     if resample_type not in ("resnet", "conv"):
         raise ValueError(f"`resample_type` is {resample_type!r}; expected 'resnet' or 'conv'.")
@@ -42,14 +47,10 @@ def create_unet(
         "resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
         "conv": ("DownBlock2D", "UpBlock2D"),
     }[resample_type]
-    sizes = [sample_size // 2**level for level in range(len(block_out_channels))]
-    with_attention = [size in attention_resolutions for size in sizes]
-    for width, attend in zip(block_out_channels, [*with_attention[:-1], True], strict=True):  # the middle attends
-        if width % norm_num_groups or (attend and width % attention_head_dim):
-            raise ValueError(
-                f"`block_out_channels` has {width}; expected multiples of `norm_num_groups` ({norm_num_groups}) and, "
-                f"where there is attention, of `attention_head_dim` ({attention_head_dim})."
-            )
+    height, _ = check_network(
+        sample_size, block_out_channels, attention_resolutions, layers_per_block, norm_num_groups, attention_head_dim
+    )
+    with_attention = [height // 2**level in attention_resolutions for level in range(len(block_out_channels))]
     unet = UNet2DModel(
         sample_size=sample_size,
         in_channels=channels,

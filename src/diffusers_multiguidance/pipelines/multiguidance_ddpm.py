@@ -6,7 +6,6 @@ import functools
 import importlib
 import inspect
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -28,6 +28,7 @@ from ..guidance import (
     check_guidance_interval,
     find_calibrations,
     is_number,
+    weights_fingerprint,
     weights_from_classes,
     weights_from_target,
 )
@@ -70,6 +71,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         vae: where given, the denoiser and the classifiers live in its latents, scaled by its `scaling_factor`.
         classifiers: a `NoisyClassifierSet`, or None to sample without guidance.
         scheduler: a stock scheduler.
+        patch_size: the denoiser and the classifiers see every square of this many pixels a side as one pixel, with
+            that many more channels: a quarter of the work with 2.
         sampling_defaults: by the short name of a scheduler, the `num_inference_steps`, `guidance_scale` and
             `guidance_interval` that it was tuned for; what the call's None means. Under "edit", those of editing.
         calibrations: what `multiguidance calibrate` found, by attribute; see `guidance.find_calibrations`.
@@ -89,35 +92,33 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         vae: Any,
         classifiers: Any,
         scheduler: Any,
+        patch_size: int = 1,
         sampling_defaults: dict[str, dict[str, Any]] | None = None,
         calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
-        if (unet is None) == (transformer is None):
-            number = "neither" if unet is None else "both"
-            raise ValueError(f"`unet` and `transformer`: {number} given; expected exactly one denoiser.")
-        scheduler_name(scheduler)
-        size, channels = _sample_size(unet or transformer), (unet or transformer).config.in_channels
-        for config in [] if classifiers is None else classifiers.config["member_configs"]:
-            if (config["sample_size"], config["in_channels"]) != (size[0], channels):
-                raise ValueError(
-                    f"`classifiers` are for {config['sample_size']} pixels and {config['in_channels']} channels; "
-                    f"expected those of the denoiser, {size[0]} and {channels}."
-                )
-        if vae is not None and vae.config.latent_channels != channels:
-            raise ValueError(
-                f"`vae` has latents of {vae.config.latent_channels} channels; expected those of the denoiser, {channels}."
-            )
+        _check_parts(unet, transformer, vae, classifiers, scheduler, patch_size)
         # What it has by default it has: else `from_config` of another scheduler would forget it, say to clip.
         said = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
         scheduler = type(scheduler).from_config(said)
         if classifiers is not None:
             # Else every backward pass prepares for gradients of its weights; and as `Denoiser` lays out its network.
             classifiers.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.register_to_config(
+            patch_size=patch_size, sampling_defaults=sampling_defaults or {}, calibrations=calibrations or {}
+        )
         self.register_modules(
             unet=unet, transformer=transformer, vae=vae, classifiers=classifiers, scheduler=scheduler
         )
-        self.register_to_config(sampling_defaults=sampling_defaults or {}, calibrations=calibrations or {})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name not in self._optional_components or value is None:
+            return
+        if self.config[name][0] is None:  # else diffusers would not save what was not there from the start
+            self.register_modules(**{name: value})
+        if self.config["calibrations"] and name != "vae":
+            weights_fingerprint(_networks(value))  # as long as the weights are there: they may be offloaded
 
     @property
     def attributes(self) -> dict[str, list[str]]:
@@ -132,8 +133,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
-        height, width = _sample_size(self.denoiser)
-        factor = 1
+        height, width = _height_and_width(self.denoiser.config.sample_size)
+        factor = self.config["patch_size"]
         if self.vae is not None:
             widths = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
             factor = 2 ** (len(widths) - 1)
@@ -142,7 +143,9 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     @property
     def channels(self) -> int:
         """Channels of the images."""
-        return self.denoiser.config.in_channels if self.vae is None else self.vae.config.in_channels
+        if self.vae is not None:
+            return self.vae.config.in_channels
+        return self.denoiser.config.in_channels // self.config["patch_size"] ** 2
 
     @torch.no_grad()
     def __call__(
@@ -314,9 +317,9 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """What the denoiser and the classifiers see of images (B, C, H, W) in [-1, 1]: with a `vae` its latents."""
+        """What the denoiser and the classifiers see of images (B, C, H, W) in [-1, 1]: patches, or latents."""
         if self.vae is None:
-            return images
+            return F.pixel_unshuffle(images, self.config["patch_size"])
         encoded = self.vae.encode(images.to(self.vae.dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return latents.float() * self.vae.config.scaling_factor
@@ -325,7 +328,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     def decode(self, sample: torch.Tensor) -> torch.Tensor:
         """The reverse of `encode`, in slices of a few images, which is where a `vae` needs most memory."""
         if self.vae is None:
-            return sample
+            return F.pixel_shuffle(sample, self.config["patch_size"])
         latents = (sample / self.vae.config.scaling_factor).to(self.vae.dtype)
         return torch.cat([self.vae.decode(part).sample.float() for part in latents.split(4)])
 
@@ -334,11 +337,26 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
 
         Such a folder also loads where this package is not installed, by `DiffusionPipeline.from_pretrained(folder,
         trust_remote_code=True)`.
+
+        Raises:
+            ValueError: for what could not be loaded again, before anything is written.
         """
         if kwargs.get("push_to_hub"):
             raise ValueError(
                 "`push_to_hub` is True; expected a call of `push_to_hub(repo_id)`, which uploads all files."
             )
+        if not kwargs.get("safe_serialization", True) or kwargs.get("use_flashpack"):
+            raise ValueError(
+                "`safe_serialization` is False or `use_flashpack` True; expected neither, as pipelines load from "
+                "safetensors only."
+            )
+        _check_parts(**self.components, patch_size=self.config["patch_size"])
+        for name, part in self.components.items():
+            class_name = self.config[name][1]
+            if part is not None and class_name not in COMPONENT_CLASSES[name]:
+                raise ValueError(f"`{name}` is a {class_name}; expected one of {sorted(COMPONENT_CLASSES[name])}.")
+            if isinstance(part, torch.nn.Module) and any(weight.is_meta for weight in part.parameters()):
+                raise ValueError(f"`{name}` is offloaded; expected the pipeline after `remove_all_hooks()`.")
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         index = json.loads((folder / self.config_name).read_text())
@@ -346,7 +364,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         (folder / "pipeline.py").write_text(inline_source(inspect.getfile(type(self))))
         if self.classifiers is not None:
             index["classifiers"] = ["noisy_classifier", "NoisyClassifierSet"]
-            code = Path(inspect.getfile(type(self.classifiers))).read_text()
+            uncompiled = getattr(self.classifiers, "_orig_mod", self.classifiers)
+            code = Path(inspect.getfile(type(uncompiled))).read_text()
             (folder / "classifiers" / "noisy_classifier.py").write_text(code)
         configs = {folder / self.config_name: index}
         for path in folder.glob("*/config.json"):
@@ -381,7 +400,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         unknown = [name for name in parts if name not in COMPONENT_CLASSES]
         if unknown:
             raise ValueError(
-                f"`pipeline` is a {type(pipeline).__name__} with a {unknown[0]}; expected one of {list(COMPONENT_CLASSES)}."
+                f"`pipeline` is a {type(pipeline).__name__} with a {unknown[0]}; expected one of "
+                f"{list(COMPONENT_CLASSES)}."
             )
         missing = dict.fromkeys(cls._optional_components)
         return super().from_pipe(pipeline, **{**missing, **parts, **kwargs})
@@ -423,8 +443,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         # installed. This class is, and `from_pretrained` passes it all models.
         index = super()._dict_from_json_file(json_file, *args)
         _components(index)
-        settings = {name: index[name] for name in ("sampling_defaults", "calibrations") if name in index}
-        models = dict.fromkeys(cls._optional_components, [None, None])
+        settings = {name: index[name] for name in ("patch_size", "sampling_defaults", "calibrations") if name in index}
+        models = {name: [None, None] for name in cls._optional_components}
         return {**settings, **models, "scheduler": index["scheduler"], "_class_name": cls.__name__}
 
     def _need_scale(self, guidance_scale: float | None, name: str) -> float:
@@ -432,8 +452,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         if guidance_scale is None:
             tuned = {key: entry.get("guidance_scale") for key, entry in self.config["sampling_defaults"].items()}
             raise ValueError(
-                f"`guidance_scale` is missing, and none was tuned for '{name}'; expected a number, since how strongly a "
-                f"scale guides depends on the scheduler (tuned here: {tuned})."
+                f"`guidance_scale` is missing, and none was tuned for '{name}'; expected a number, since how strongly "
+                f"a scale guides depends on the scheduler (tuned here: {tuned})."
             )
         return guidance_scale
 
@@ -441,7 +461,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         """Of the attributes with a number for a target; see `guidance.find_calibrations`."""
         aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
         numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
-        networks = [self.denoiser, *([] if self.classifiers is None else self.classifiers.members)]
+        networks = [network for part in (self.denoiser, self.classifiers) for network in _networks(part)]
         return find_calibrations(self.config["calibrations"], numbers, call, choice, networks)
 
     def _class_labels(self, class_labels: Any, batch_size: int) -> torch.Tensor:
@@ -458,9 +478,38 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         return torch.from_numpy(labels).to(self._execution_device)
 
 
-def _sample_size(network: Any) -> tuple[int, int]:
-    size = network.config.sample_size
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _check_parts(unet: Any, transformer: Any, vae: Any, classifiers: Any, scheduler: Any, patch_size: int) -> None:
+    """Raise `ValueError` for parts that no pipeline can be made of."""
+    if (unet is None) == (transformer is None):
+        number = "neither" if unet is None else "both"
+        raise ValueError(f"`unet` and `transformer`: {number} given; expected exactly one denoiser.")
+    scheduler_name(scheduler)
+    denoiser = (transformer if unet is None else unet).config  # not `or`: a compiled network has no truth value
+    size, channels = _height_and_width(denoiser.sample_size), denoiser.in_channels
+    for config in [] if classifiers is None else classifiers.config["member_configs"]:
+        if (_height_and_width(config["sample_size"]), config["in_channels"]) != (size, channels):
+            raise ValueError(
+                f"`classifiers` are for {config['sample_size']} pixels and {config['in_channels']} channels; "
+                f"expected those of the denoiser, {denoiser.sample_size} and {channels}."
+            )
+    if channels % patch_size**2 or (patch_size > 1 and vae is not None):
+        raise ValueError(
+            f"`patch_size` is {patch_size}; expected 1 with a `vae`, or else a denoiser whose {channels} channels are "
+            "that many of every pixel."
+        )
+    if vae is not None and vae.config.latent_channels != channels:
+        raise ValueError(
+            f"`vae` has latents of {vae.config.latent_channels} channels; expected those of the denoiser, {channels}."
+        )
+
+
+def _networks(part: Any) -> list[torch.nn.Module]:
+    """The part itself, or the members of a set of classifiers."""
+    return [] if part is None else list(getattr(part, "members", [part]))
+
+
+def _height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _components(index: Any) -> dict[str, str]:
@@ -475,8 +524,8 @@ def _components(index: Any) -> dict[str, str]:
     ours = isinstance(class_name, list) or str(class_name).startswith("MultiGuidance")
     if "default_guidance_scale" in index:
         raise ValueError(
-            "`pretrained_model_name_or_path` was written by diffusers-multiguidance 0.1; expected a folder of 0.2: train "
-            "it again, or load it with `pip install diffusers-multiguidance==0.1.0`."
+            "`pretrained_model_name_or_path` was written by diffusers-multiguidance 0.1; expected a folder of 0.2: "
+            "train it again, or load it with `pip install diffusers-multiguidance==0.1.0`."
         )
     if not (ours or class_name in STOCK_PIPELINES):
         raise ValueError(
@@ -492,7 +541,9 @@ def _components(index: Any) -> dict[str, str]:
         if known is None and not isinstance(entry, list):
             continue
         if known is None:
-            raise ValueError(f"`model_index.json` has a component '{name}'; expected some of {list(COMPONENT_CLASSES)}.")
+            raise ValueError(
+                f"`model_index.json` has a component '{name}'; expected some of {list(COMPONENT_CLASSES)}."
+            )
         library = ("noisy_classifier", "diffusers_multiguidance") if name == "classifiers" else ("diffusers",)
         if not isinstance(entry, list) or len(entry) != 2 or entry[0] not in library or entry[1] not in known:
             raise ValueError(f"`model_index.json` names {entry} as '{name}'; expected one of {sorted(known)}.")

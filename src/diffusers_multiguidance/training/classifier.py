@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset
 
-from ..data.load import load_training_set
-from ..data.transforms import image_channels, with_tensors
+from ..data.labels import read_labels, with_labels, with_numbers
+from ..data.transforms import image_channels, random_flips, with_tensors
 from ..diffusion import GaussianDiffusion
 from ..guidance import check_guidance_interval
-from ..hub.publish import find_token
+from ..hub.publish import check_publishable
 from ..models import NoisyClassifier, NoisyClassifierSet
 from ..pipelines import MultiGuidanceDDPMPipeline
 from ..schedulers import SCHEDULERS, create_scheduler, scheduler_name
 from ..utils.files import remove_written, replace_folder
 from ..utils.seeds import stream_seed
+from ..utils.writable import check_attributes
 from .finish import finish_pipeline
 from .settings import PipelineSettings, check_numbers, flag
-from .trainer import Batch, create_accelerator, find_checkpoints, train, write_record
+from .trainer import Batch, create_accelerator, find_checkpoints, read_training_set, train, write_record
 
 
 @dataclass(kw_only=True)
@@ -55,6 +55,7 @@ class ClassifierSettings(PipelineSettings):
         super().__post_init__()
         if not self.attributes:
             raise ValueError("`--attributes` is empty; expected the names of label columns.")
+        check_attributes(self.attributes, "attributes")
         check_numbers(self, "num_classifiers", "num_inference_steps", at_least=1)
         check_numbers(self, "label_smoothing", at_least=0, below=1)
         check_numbers(self, "guidance_scale", at_least=0)
@@ -82,7 +83,8 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
         ValueError: for a pipeline, a training set or settings that no run can be made of, before anything is written.
     """
     if settings.push_to_hub:
-        find_token()  # hours later would be late
+        check_publishable(settings.repo_id)  # hours later would be late
+    accelerator = create_accelerator(settings)
     done = sorted(settings.output_dir.glob("member-*"))
     if done and settings.resume_from_checkpoint is None:
         raise ValueError(
@@ -90,26 +92,26 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
             "or `--resume_from_checkpoint latest`."
         )
     given = MultiGuidanceDDPMPipeline.from_pretrained(settings.pipeline)
-    dataset = load_training_set(settings.dataset_name, settings.train_data_dir)
-    found = (settings.resolution, settings.resolution, image_channels(dataset))
+    dataset = read_training_set(accelerator, settings)
+    found = (*settings.size, image_channels(dataset))
     if found != (*given.image_size, given.channels):
         raise ValueError(
             f"`--resolution` is {settings.resolution} with {found[2]} channels; expected those of the pipeline, "
-            f"{given.image_size[0]} with {given.channels}."
+            f"{given.image_size[0]}x{given.image_size[1]} with {given.channels}."
         )
-    attributes = find_classes(dataset, settings)
+    dataset = with_classes(dataset, settings, accelerator.print)
+    attributes = {name: dataset.features[name].names for name in settings.attributes}
     teacher = None
     if settings.teacher is not None:
         teacher = MultiGuidanceDDPMPipeline.from_pretrained(settings.teacher).classifiers
         known = {} if teacher is None else {name: list(classes) for name, classes in teacher.attributes.items()}
         if any(known.get(name) != classes for name, classes in attributes.items()):
             raise ValueError(f"`--teacher` {settings.teacher} knows {known}; expected {attributes} among that.")
-    accelerator = create_accelerator(settings)
     for network in (teacher, given.vae):
         if network is not None:
             network.to(accelerator.device)
     compute_loss = classifier_loss(given, attributes, settings, teacher)
-    tensors = with_tensors(dataset, settings.resolution, [label_column(name, settings) for name in attributes])
+    tensors = with_tensors(dataset, settings.size, [label_column(name, settings) for name in attributes])
     size, channels = given.denoiser.config["sample_size"], given.denoiser.config["in_channels"]
 
     members = []
@@ -142,24 +144,19 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
     return settings.output_dir / "pipeline"
 
 
-def find_classes(dataset: Dataset, settings: ClassifierSettings) -> dict[str, list[str]]:
-    """Class names by attribute, where the data set has them and the values that are to be learnt."""
-    attributes = {}
+def with_classes(dataset: Dataset, settings: ClassifierSettings, say: Callable[[str], None]) -> Dataset:
+    """The images that have all that is to be learnt, and every attribute as a `ClassLabel`."""
     for attribute in settings.attributes:
+        if not settings.pseudo_labels:
+            dataset = with_labels(dataset, attribute, "attributes", say)
+            continue
         feature = dataset.features.get(attribute)
-        if not isinstance(feature, ClassLabel):
-            labels = [name for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)]
-            raise ValueError(f"`--attributes` names {attribute!r}; expected label columns of the data set, {labels}.")
-        attributes[attribute] = feature.names
-        if settings.pseudo_labels:
-            column = label_column(attribute, settings)
-            values = np.asarray(dataset[column] if column in dataset.column_names else [np.nan])
-            if feature.num_classes != 2 or not ((values >= 0) & (values <= 1)).all():
-                raise ValueError(
-                    f"`--pseudo_labels` finds no values of '{attribute}'; expected two classes, and in {column!r} "
-                    "numbers from 0 to 1."
-                )
-    return attributes
+        if not isinstance(feature, ClassLabel) or feature.num_classes != 2:
+            raise ValueError(f"`--attributes` is {attribute!r}; expected two classes, of {dataset.column_names}.")
+        dataset = with_numbers(dataset, label_column(attribute, settings), "pseudo_labels", say)
+    for attribute in settings.attributes if not settings.pseudo_labels else []:
+        read_labels(dataset, attribute, "attributes")  # both classes may have been of images that lack another label
+    return dataset
 
 
 def label_column(attribute: str, settings: ClassifierSettings) -> str:
@@ -177,7 +174,8 @@ def classifier_loss(
     diffusion = GaussianDiffusion.from_scheduler(pipeline.scheduler)
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        x_0 = pipeline.encode(batch["image"])
+        images = random_flips(batch["image"], settings.random_flip, settings.random_vertical_flip)
+        x_0 = pipeline.encode(images)
         index = torch.randint(len(diffusion), (len(x_0),))
         x_t = diffusion.add_noise(x_0, torch.randn_like(x_0), index)
         timesteps = diffusion.timesteps[index].to(x_0.device)
@@ -223,5 +221,6 @@ def join(
         vae=given.vae,
         classifiers=NoisyClassifierSet.from_members([*others, *members]),
         scheduler=create_scheduler(name, given.scheduler),
+        patch_size=given.config["patch_size"],
         sampling_defaults=defaults,
     )

@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import ClassLabel, Dataset, Value
+from datasets import Dataset
+from matplotlib.figure import Figure
+from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.regression import spearman_corrcoef
 
-from ..data.load import load_training_set
-from ..data.transforms import image_channels, with_tensors
-from ..models.evaluator import ImageClassifier
+from ..data.labels import with_labels, with_numbers
+from ..data.transforms import image_channels, random_flips, with_tensors
+from ..models.evaluator import ImageClassifier, check_timm_model
 from ..utils.files import replace_folder
 from ..utils.seeds import stream_seed
+from ..utils.writable import check_attributes
 from .settings import TrainingSettings, check_numbers, flag
-from .trainer import Batch, create_accelerator, train, write_record
+from .trainer import Batch, create_accelerator, read_training_set, train, write_record
 
 
 @dataclass(kw_only=True)
@@ -31,10 +34,13 @@ class EvaluatorSettings(TrainingSettings):
 
     attribute: str = flag(help="Label column to classify, or column of numbers in [0, 1] to regress.")
     model: str = flag("resnet10t", "Any network of timm.")
+    num_members: int = flag(1, "Networks that start apart and are averaged.")
     eval_share: float = flag(0.1, "Held out to measure and calibrate; may be 0.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_attributes([self.attribute], "attribute")
+        check_numbers(self, "num_members", at_least=1)
         check_numbers(self, "eval_share", at_least=0, below=1)
 
 
@@ -47,28 +53,28 @@ def train_evaluator(settings: EvaluatorSettings) -> Path:
     Raises:
         ValueError: for a training set or settings that no run can be made of, before anything is written.
     """
-    dataset = load_training_set(settings.dataset_name, settings.train_data_dir)
+    accelerator = create_accelerator(settings)
+    dataset = read_training_set(accelerator, settings)
     attribute = settings.attribute
-    feature = dataset.features.get(attribute)
-    is_number = feature in (Value("float32"), Value("float64"))
-    if not (is_number or isinstance(feature, ClassLabel)):
-        raise ValueError(
-            f"`--attribute` is {attribute!r}; expected a column of labels or numbers, of {dataset.column_names}."
-        )
-    column = np.asarray(dataset[attribute])
-    known = np.flatnonzero((column >= 0) & (column <= 1) if is_number else column >= 0)
-    if len(known) < len(dataset):
-        print(f"{len(dataset) - len(known)} of {len(dataset)} images have no '{attribute}' and are left out.")
-        dataset = dataset.select(known)
+    is_number = str(getattr(dataset.features.get(attribute), "dtype", None)).startswith("float")
+    dataset = (with_numbers if is_number else with_labels)(dataset, attribute, "attribute", accelerator.print)
+    classes = None if is_number else dataset.features[attribute].names
     held_out = None
     if settings.eval_share:
         stratify = None if is_number else attribute
-        split = dataset.train_test_split(settings.eval_share, seed=settings.seed, stratify_by_column=stratify)
+        try:
+            split = dataset.train_test_split(settings.eval_share, seed=settings.seed, stratify_by_column=stratify)
+        except ValueError as error:
+            raise ValueError(
+                f"`--eval_share` is {settings.eval_share}, which can't be held out of {len(dataset)} images "
+                f"({error}); expected another share, or 0."
+            ) from error
         dataset, held_out = split["train"], split["test"]
+    check_timm_model(settings.model, image_channels(dataset), settings.size, settings.train_batch_size)
     torch.manual_seed(stream_seed(settings.seed, "weights", 0))
-    classes = None if is_number else feature.names
-    model = ImageClassifier(settings.model, attribute, classes, image_channels(dataset), settings.resolution)
-    accelerator = create_accelerator(settings)
+    model = ImageClassifier(
+        settings.model, attribute, classes, image_channels(dataset), settings.size, settings.num_members
+    )
 
     def loss(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         if is_number:
@@ -76,30 +82,36 @@ def train_evaluator(settings: EvaluatorSettings) -> Path:
         return F.cross_entropy(logits, values)
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"loss": loss(model(batch["image"]), batch[attribute])}
+        images = random_flips(batch["image"], settings.random_flip, settings.random_vertical_flip)
+        members = model(images, pooled=False)
+        return {"loss": torch.stack([loss(logits, batch[attribute]) for logits in members]).mean()}
 
-    tensors = with_tensors(dataset, settings.resolution, [attribute])
+    tensors = with_tensors(dataset, settings.size, [attribute])
     model, record = train(accelerator, model, tensors, compute_loss, settings, "evaluator")
     if accelerator.is_main_process:
         model = model.cpu().to(memory_format=torch.contiguous_format)
         if held_out is not None:
-            logits, values = predict(model, held_out, settings.resolution, attribute)
+            logits, values = predict(model, held_out, settings.size, attribute)
             temperature = fit_temperature(logits, lambda scaled: loss(scaled, values))
             model.register_to_config(temperature=temperature)
-            figures = regression_figures if is_number else classification_figures
-            record |= figures(logits / temperature, values)
+            if not is_number:
+                record["held_out_calibration_error_before"] = calibration_error(logits, values)
+            logits = logits / temperature
+            record |= regression_figures(logits, values) if is_number else classification_figures(logits, values)
         with replace_folder(settings.output_dir / "evaluator") as folder:
             model.save_pretrained(folder)
+            if held_out is not None:
+                save_held_out(logits, values, classes, folder / "held_out.png")
             write_record(folder, record, settings)
     accelerator.end_training()
     return settings.output_dir / "evaluator"
 
 
 def predict(
-    model: ImageClassifier, dataset: Dataset, resolution: int, column: str
+    model: ImageClassifier, dataset: Dataset, size: tuple[int, int], column: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and true values of every row of `dataset`."""
-    batches = with_tensors(dataset, resolution, [column]).iter(256)
+    batches = with_tensors(dataset, size, [column]).iter(256)
     with torch.no_grad():
         pairs = [(model(batch["image"]), torch.tensor(batch[column])) for batch in batches]
     return torch.cat([logits for logits, _ in pairs]), torch.cat([values for _, values in pairs])
@@ -126,16 +138,53 @@ def classification_figures(logits: torch.Tensor, labels: torch.Tensor) -> dict[s
         "held_out_images": len(labels),
         "held_out_accuracy": float((predicted == labels).float().mean()),
         "held_out_cross_entropy": float(F.cross_entropy(logits, labels)),
+        "held_out_calibration_error": calibration_error(logits, labels),
         "held_out_recognized_above_0.9": float((probabilities > 0.9).float().mean()),
     }
 
 
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Expected calibration error over 15 bins of confidence (Guo et al. 2017)."""
+    return float(multiclass_calibration_error(logits.softmax(dim=1), labels, logits.shape[1], n_bins=15))
+
+
 def regression_figures(logits: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
-    error = (logits.squeeze(1).sigmoid() - values).double()
+    predicted = logits.squeeze(1).sigmoid()
+    error = (predicted - values).double()
     tenths = (values * 10).long().clamp(0, 9)
     return {
         "held_out_images": len(values),
         "held_out_mean_absolute_error": float(error.abs().mean()),
         "held_out_root_mean_squared_error": float(error.square().mean().sqrt()),
+        "held_out_rank_correlation": float(spearman_corrcoef(predicted, values.float())),
         "held_out_bias_by_tenth": [round(float(error[tenths == tenth].mean()), 4) for tenth in range(10)],
     }
+
+
+def save_held_out(logits: torch.Tensor, values: torch.Tensor, classes: list[str] | None, path: Path) -> None:
+    """What the evaluator says of the held-out images, against the truth.
+
+    Of classes the reliability diagram (Guo et al. 2017), by ten bins: how often it is right, by how sure it is; where
+    there are two, by the second one's probability. Of a number every image.
+    """
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes: Any = figure.subplots()
+    axes.axline((0, 0), slope=1, color="0.7", linewidth=1)
+    if classes is None:
+        axes.plot(values, logits.squeeze(1).sigmoid(), ".", alpha=0.4)
+        axes.set(xlabel="true value", ylabel="value by the evaluator")
+    else:
+        probabilities = logits.softmax(dim=1)
+        sure, right = (
+            (probabilities[:, 1], values)
+            if len(classes) == 2
+            else (probabilities.max(dim=1).values, probabilities.argmax(dim=1) == values)
+        )
+        bins = (sure * 10).long().clamp(0, 9)
+        filled = [bins == number for number in range(10) if (bins == number).any()]
+        axes.plot([sure[rows].mean() for rows in filled], [right[rows].float().mean() for rows in filled], "o-")
+        axes.set(
+            xlabel=f"probability of {classes[1]}" if len(classes) == 2 else "confidence", ylabel="share of images"
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figure.savefig(path, dpi=120)

@@ -38,4 +38,4 @@ def finish_pipeline(
             write_record(folder / component, record, settings)
         write_pipeline_card(folder, facts, settings.hub_model_id or target.as_posix())
     if settings.push_to_hub:
-        publish(pipeline, settings.hub_model_id or settings.output_dir.resolve().name, target)
+        publish(pipeline, settings.repo_id, target)

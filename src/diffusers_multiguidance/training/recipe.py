@@ -46,7 +46,7 @@ def parse(settings_class: type[SettingsType], section: str, argv: list[str]) -> 
     words: list[str] = []
     for key, value in (read_section(recipe, section) if recipe else {}).items():
         if key not in names:
-            raise ValueError(f"`--recipe` {recipe} sets {key!r} of {section}; expected {_nearest(key, names)}.")
+            raise ValueError(f"`--recipe` {recipe} sets {key!r} of {section}; expected {_nearest(str(key), names)}.")
         if value is not None:  # a recipe takes back what the one that it extends says
             words += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
     settings, *_, unknown = parser.parse_args_into_dataclasses(
@@ -77,7 +77,7 @@ def _read_recipe(path: Path, above: list[Path]) -> dict[str, dict[str, Any]]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ValueError(f"`--recipe` is {str(path)!r}; expected a readable file ({error.strerror}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"`--recipe` is {str(path)!r}; expected valid YAML.") from error
     base = content.pop("extends", None) if isinstance(content, dict) else None
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
@@ -106,6 +106,12 @@ def _nearest(name: str, names: list[str]) -> str:
     return f"one of its settings, like {near[0]!r}" if near else "one of its settings, which --help lists"
 
 
+def _path(word: str) -> Path:
+    if not word:
+        raise argparse.ArgumentTypeError("expected a path, not an empty word")  # which would mean this folder
+    return Path(word)
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
@@ -119,6 +125,8 @@ class _Parser(HfArgumentParser):
     def add_argument(self, *names: Any, **options: Any) -> Any:
         if options.get("nargs") == "+":
             options["nargs"] = "*"
+        if options.get("type") is Path:
+            options["type"] = _path
         return super().add_argument(*names, **options)
 
     def error(self, message: str) -> NoReturn:

@@ -62,6 +62,24 @@ def check_numbers(
             raise ValueError(f"`--{name}` is {value}; expected a number {expected or 'that is finite'}.")
 
 
+def read_size(resolution: str, name: str) -> tuple[int, int]:
+    """Height and width of "64", a square, or "32x64"; `name` is the flag's, for the error."""
+    sides = str(resolution).lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) >= 1 for side in sides):
+        raise ValueError(f"`--{name}` is {resolution!r}; expected pixels, like 64, or height and width, like 32x64.")
+    return int(sides[0]), int(sides[-1])
+
+
+def check_size(size: tuple[int, int], factor: int, name: str) -> None:
+    """Raise `ValueError` unless both sides can be divided by `factor`, as a network does that halves them."""
+    if any(side % factor for side in size):
+        nearest = "x".join(str(max(1, round(side / factor)) * factor) for side in size)
+        raise ValueError(
+            f"`--{name}` is {size[0]}x{size[1]}, which this network can't halve often enough; expected multiples of "
+            f"{factor}, such as {nearest}, or fewer `--block_out_channels`."
+        )
+
+
 @dataclass(kw_only=True)
 class TrainingSettings(Settings):
     """Settings of every training, by the names of diffusers' `train_unconditional.py`."""
@@ -69,7 +87,10 @@ class TrainingSettings(Settings):
     output_dir: Path = flag(help="Checkpoints, samples and results go here.")
     dataset_name: str | None = flag(None, "Data set on the Hub.")
     train_data_dir: Path | None = flag(None, "Folder that build_dataset.py wrote, or of images.")
-    resolution: int = flag(64, "Images are cropped to squares of this many pixels.")
+    resolution: str = flag("64", "Images are cropped and resized to this: 64, or 32x64 for height and width.")
+    channels: int | None = flag(None, "1 for grey, 3 for RGB; unless given grey where all images are grey.")
+    random_flip: bool = flag(False, "Mirror images at random; not where left and right mean something.")
+    random_vertical_flip: bool = flag(False, "Turn images upside down at random.")
     train_batch_size: int = flag(64, "Images per process and micro-batch.")
     gradient_accumulation_steps: int = flag(1, "Micro-batches per optimizer step.")
     dataloader_num_workers: int = flag(0, "Processes that load images.")
@@ -91,12 +112,21 @@ class TrainingSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, "resolution", "train_batch_size", "gradient_accumulation_steps", at_least=1)
+        check_numbers(self, "train_batch_size", "gradient_accumulation_steps", at_least=1)
+        self.resolution = str(self.resolution)
+        read_size(self.resolution, "resolution")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"`--channels` is {self.channels}; expected 1 for grey or 3 for RGB.")
         check_numbers(self, "max_train_steps", "checkpointing_steps", "checkpoints_total_limit", at_least=1)
         check_numbers(self, "lr_warmup_steps", "dataloader_num_workers", "adam_weight_decay", at_least=0)
         check_numbers(self, "learning_rate", "max_grad_norm", above=0)
         check_numbers(self, "seed", at_least=0, below=2**32)
         check_numbers(self, "ema_max_decay", at_least=0, below=1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return read_size(self.resolution, "resolution")
 
 
 @dataclass(kw_only=True)
@@ -116,6 +146,11 @@ class PipelineSettings(TrainingSettings):
         check_numbers(self, "layers_per_block", "norm_num_groups", "attention_head_dim", at_least=1)
         if not self.block_out_channels:
             raise ValueError("`--block_out_channels` is empty; expected the width of at least one resolution.")
+
+    @property
+    def repo_id(self) -> str:
+        """Where to push to."""
+        return self.hub_model_id or self.output_dir.resolve().name
 
     @property
     def network(self) -> dict[str, Any]:

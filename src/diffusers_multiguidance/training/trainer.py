@@ -31,12 +31,15 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Sampler, Subset
 from tqdm.auto import tqdm
 
-from ..utils.files import find_written, move_files, note_written, remove_written
+from ..data.load import describe_counts, load_training_set
+from ..utils.files import find_written, move_files, note_written, remove_written, uninterrupted
 from ..utils.seeds import stream_seed
+from ..utils.writable import check_writable
 from .settings import TrainingSettings
 
 Batch = dict[str, torch.Tensor]
 ORDER = "order.txt"  # in a checkpoint: as which of its folder it was written
+TEMPORARY = ".checkpoint"  # the same for all processes, and for a run after one that was killed
 
 
 class RunSampler(Sampler[int]):
@@ -86,6 +89,9 @@ def _order(checkpoint: Path) -> tuple[int, int]:
 def checkpoint_to_resume(output_dir: Path, resume_from_checkpoint: str | None) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means, None to start anew."""
     checkpoints = find_checkpoints(output_dir)
+    temporary = output_dir / TEMPORARY
+    if temporary.exists() and not (temporary / ORDER).exists():
+        raise ValueError(f"`--output_dir` has {temporary}, which no training wrote; expected that name to be free.")
     if resume_from_checkpoint is None:
         if checkpoints:
             raise ValueError(
@@ -102,7 +108,11 @@ def checkpoint_to_resume(output_dir: Path, resume_from_checkpoint: str | None) -
 
 
 def create_accelerator(settings: TrainingSettings) -> Accelerator:
-    """The accelerator that a run makes once, before anything that processes share."""
+    """The accelerator that a run makes once, before anything that processes share.
+
+    Raises:
+        ValueError: for an `output_dir` that can't be written.
+    """
     accelerator = Accelerator(
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         mixed_precision=settings.mixed_precision,
@@ -111,12 +121,29 @@ def create_accelerator(settings: TrainingSettings) -> Accelerator:
             project_dir=str(settings.output_dir), logging_dir=str(settings.output_dir / "logs")
         ),
     )
+    if accelerator.is_main_process:
+        check_writable(settings.output_dir, "--output_dir")
     if accelerator.device.type == "cpu" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         # `accelerate launch`, which sets that, leaves one thread per process unless told otherwise; more than the CPUs
         # it may use, as in a container or under `taskset`, would wait for each other.
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cpus // accelerator.num_processes))
     return accelerator
+
+
+def read_training_set(accelerator: Accelerator, settings: TrainingSettings) -> Dataset:
+    """The images that the settings name, see `load_training_set`; says what was left out.
+
+    Raises:
+        ValueError: where there are none.
+    """
+    with accelerator.main_process_first():
+        dataset, counts = load_training_set(
+            settings.dataset_name, settings.train_data_dir, settings.size, settings.channels
+        )
+    for line in describe_counts(counts, len(dataset)):
+        accelerator.print(line)
+    return dataset
 
 
 def train(
@@ -226,13 +253,14 @@ def train(
                 raise ValueError(
                     f"The loss is not finite at step {progress.step}; expected numbers (last good checkpoint: {good})."
                 )
-            if to_save:
-                progress.seconds, clock = progress.seconds + time.monotonic() - clock, time.monotonic()
-                good = save_checkpoint(accelerator, output_dir, progress.step, settings.checkpoints_total_limit)
+            # Before the checkpoint: a run that goes on from it makes no images of its step again.
             if save_images is not None and (progress.step % save_images_steps == 0 or is_last):
                 if accelerator.is_main_process:
                     with_averages(model, ema, lambda: save_images(model, progress.step))
                 accelerator.wait_for_everyone()
+            if to_save:
+                progress.seconds, clock = progress.seconds + time.monotonic() - clock, time.monotonic()
+                good = save_checkpoint(accelerator, output_dir, progress.step, settings.checkpoints_total_limit)
     progress.seconds += time.monotonic() - clock
     if ema is not None:
         ema.copy_to(model.parameters())
@@ -268,16 +296,17 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, total
         ValueError: where there is no room for it.
     """
     target = output_dir / f"checkpoint-{step}"
-    temporary = output_dir / ".checkpoint"  # the same for all processes, and for a run after one that was killed
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-    accelerator.wait_for_everyone()
+    temporary = output_dir / TEMPORARY
     try:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            order = 1 + max((_order(path)[0] for path in find_checkpoints(output_dir)), default=0)
+            (temporary / ORDER).write_text(f"{order}\n")  # first: by it we know the folder for ours
+        accelerator.wait_for_everyone()
         accelerator.save_state(str(temporary))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            checkpoints = find_checkpoints(output_dir)
-            (temporary / ORDER).write_text(f"{1 + max((_order(path)[0] for path in checkpoints), default=0)}\n")
             note_written(temporary)
             remove_written(target)  # of a run that was resumed before it
             move_files(temporary, target)
@@ -287,7 +316,8 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, total
         raise ValueError(f"`--output_dir` has no room for {target} ({_reason(error)}); expected some.") from error
     finally:
         if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with uninterrupted():
+                shutil.rmtree(temporary, ignore_errors=True)
     accelerator.wait_for_everyone()
     return target
 
