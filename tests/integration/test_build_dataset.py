@@ -1,5 +1,6 @@
 """Builds of data sets: the filter on rendered faces, and anyone's own images."""
 
+import contextlib
 import json
 import runpy
 import shutil
@@ -168,6 +169,37 @@ def test_own_images_by_score(photos, tmp_path, capsys):
     assert "| empty file | 1 |" in (tmp_path / "set" / "README.md").read_text()
 
 
+def run_script(name, monkeypatch, folder, **settings):
+    monkeypatch.setattr("sys.argv", [name, *map(str, flags(folder, **settings))])
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(str(ROOT / "training" / name), run_name="__main__")
+
+
+def test_much_that_is_left_out_is_said(photos, tmp_path, monkeypatch, capsys):
+    """On the screen of the scripts, and in the data card."""
+    shutil.copytree(photos, tmp_path / "photos")
+    for number in range(8):
+        (tmp_path / "photos" / f"phone-{number}.heic").write_bytes(b"heic")
+    (tmp_path / "photos" / "my train.png").write_bytes((photos / "01.png").read_bytes())
+    source = {"train_data_dir": tmp_path / "photos", "resolution": 16}
+    run_script(
+        "build_dataset.py", monkeypatch, tmp_path, dataset="images", score_column="brightness", extremes=True,
+        num_extremes=[5], **source,
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    # The files that the metadata do not list have no score.
+    assert "skipped: 10 (missing or infinite score)" in said
+    assert "WARNING: 11 of 49 files (22 %) are left out, as said above." in said
+    assert "| missing or infinite score | 10 |" in (tmp_path / "set" / "README.md").read_text()
+    tiny = {"max_train_steps": 1, "train_batch_size": 4, "block_out_channels": [8, 16], "layers_per_block": 1}
+    tiny |= {"attention_resolutions": [8], "norm_num_groups": 4, "attention_head_dim": 4, "ddpm_num_steps": 10}
+    run_script("train_unet.py", monkeypatch, tmp_path / "run", **source, **tiny, num_inference_steps=2)
+    said = capsys.readouterr().out
+    assert "skipped: 8 (unreadable image (.heic))" in said
+    assert "WARNING: 9 of 49 files (18 %) are left out, as said above." in said
+    assert (tmp_path / "run" / "set" / "pipeline" / "model_index.json").is_file()
+
+
 def test_a_score_may_be_called_score(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     metadata = tmp_path / "photos" / "metadata.csv"
@@ -187,6 +219,13 @@ def test_folders_of_images_by_the_label_that_the_folder_is(tmp_path):
     dataset, _ = build(tmp_path, **source, **LENIENT)
     assert dataset.features["label"].names == ["calm", "stormy"]
     assert set(np.unique(dataset["label"])) == {0, 1}
+
+    named = {"attribute": ["Weather"], "class_names": ["fair", "foul"]}
+    again, _ = build(tmp_path / "named", **source, **LENIENT, **named)
+    assert again.features["Weather"].names == ["fair", "foul"]
+    assert again["Weather"][:] == dataset["label"][:]
+    with pytest.raises(ValueError, match=r"`--attribute` is \['a', 'b'\]; expected one name for the column 'label'"):
+        build(tmp_path / "wrong", **source, **LENIENT, attribute=["a", "b"])
 
 
 def test_celeba_from_a_folder_of_rendered_faces(tmp_path):

@@ -53,6 +53,16 @@ def test_generated_images_fill_the_range_with_the_values_of_the_pipelines_evalua
             assert picture.width > 100
 
 
+def test_all_images_of_two_rounds_are_kept(extremes, tmp_path):
+    first = generated(tmp_path / "first", extremes=extremes, num_images=8, keep_all=True)
+    second = generated(tmp_path / "second", extremes=tmp_path / "first", num_images=4, keep_all=True, seed=1)
+    there, measured = len(load_from_disk(extremes)), 2  # an image without one circle has no value
+    assert there + 8 - measured <= len(first) <= there + 8
+    assert len(first) + 4 - measured <= len(second) <= len(first) + 4
+    values = second["value_position"]
+    assert (columns_of(second) - 2) / 27 == pytest.approx(values, abs=0.02)
+
+
 def test_generated_images_get_values_without_an_evaluator(extremes, tmp_path):
     dataset = generated(tmp_path / "data", extremes=extremes, evaluators=["neighbours"], num_images=60)
     assert spearmanr(dataset["value_position"], columns_of(dataset), nan_policy="omit").statistic > 0.7

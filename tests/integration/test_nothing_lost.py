@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -12,10 +13,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.launch import ROOT
+from helpers.planted import NAMES, plant
 from helpers.tiny import tiny_pipeline
+from hypothesis import Phase, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import TensorDataset
 
+from diffusers_multiguidance import main
+from diffusers_multiguidance.calibration import calibrate
 from diffusers_multiguidance.curation.build import DatasetSettings, build_dataset
+from diffusers_multiguidance.curation.pseudo_labels import GenerateSettings, generate_dataset
+from diffusers_multiguidance.data.circles import circles
+from diffusers_multiguidance.hub.card import unmeasured_facts, write_pipeline_card
+from diffusers_multiguidance.training.classifier import ClassifierSettings, train_classifiers
+from diffusers_multiguidance.training.denoiser import DenoiserSettings, train_denoiser
+from diffusers_multiguidance.training.evaluator import EvaluatorSettings, train_evaluator
 from diffusers_multiguidance.training.recipe import run_script
 from diffusers_multiguidance.training.settings import Settings, TrainingSettings, flag
 from diffusers_multiguidance.training.trainer import create_accelerator, find_checkpoints, train
@@ -163,6 +178,114 @@ def test_a_build_touches_nothing_beside_it(tmp_path):
     with pytest.raises(ValueError, match=r"needs .*\.keep\.work, which no build wrote; expected"):
         build_dataset(settings)
     assert (tmp_path / ".keep.work" / "file").exists()
+
+
+TRAIN = {
+    "resolution": 16,
+    "train_batch_size": 4,
+    "checkpointing_steps": 2,
+    "checkpoints_total_limit": 1,
+    "resume_from_checkpoint": "latest",
+}
+NETWORK = {"block_out_channels": [8, 8], "attention_resolutions": [], "layers_per_block": 1}
+NETWORK |= {"norm_num_groups": 4, "attention_head_dim": 8}
+FILTER = {"labeler_resolution": 16, "train_batch_size": 8, "learning_rate": 1e-2, "lr_warmup_steps": 0}
+FILTER |= {"max_train_steps": 4, "ensemble_size": 2, "tau_1": 0.5, "tau_2": 0.5}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """What the programs below start from."""
+    folder = tmp_path_factory.mktemp("start")
+    circles(24, 16).save_to_disk(folder / "data")
+    for number in range(24):  # dark and bright, which is learnt in no time
+        path = folder / "pictures" / ("dark", "bright")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 50 + number + 120 * (number % 2)).save(path)
+    run_denoiser(folder, folder / "unet", 1)
+    run_classifiers(folder, folder / "guided", 1)
+    return folder
+
+
+def run_denoiser(start: Path, out: Path, number: int) -> None:
+    steps = {"max_train_steps": 2 * number, "save_images_steps": 2, "num_inference_steps": 1, "ddpm_num_steps": 10}
+    train_denoiser(
+        DenoiserSettings(output_dir=out, train_data_dir=start / "data", patch_size=2, **TRAIN, **NETWORK, **steps)
+    )
+
+
+def run_classifiers(start: Path, out: Path, number: int) -> None:
+    for member in list(out.glob("member-0/config.json")) if number == 2 else []:
+        member.unlink()  # so that it is trained again
+    given = {"pipeline": str(start / "unet" / "pipeline"), "attributes": ["position"], "max_train_steps": 2}
+    train_classifiers(ClassifierSettings(output_dir=out, train_data_dir=start / "data", **TRAIN, **NETWORK, **given))
+
+
+def run_evaluator(start: Path, out: Path, number: int) -> None:
+    given = {"train_data_dir": start / "data", "attribute": "position", "model": "test_resnet"}
+    train_evaluator(EvaluatorSettings(output_dir=out, max_train_steps=2 * number, **TRAIN, **given))
+
+
+def run_build(start: Path, out: Path, number: int) -> None:
+    given = {"dataset": "images", "train_data_dir": start / "pictures", "label_column": "label", "resolution": 16}
+    build_dataset(DatasetSettings(output_dir=out, extremes=True, **given, **FILTER))
+
+
+def run_generate(start: Path, out: Path, number: int) -> None:
+    given = {"pipeline": str(start / "guided" / "pipeline"), "attributes": ["position"], "evaluators": ["neighbours"]}
+    generate_dataset(
+        GenerateSettings(output_dir=out, extremes=start / "data", num_images=30, num_inference_steps=2, **given)
+    )
+
+
+def run_commands(start: Path, out: Path, number: int) -> None:
+    """`sample` and `evaluate` into one folder."""
+    samples = ["sample", start / "guided" / "pipeline", "--num-images", 4, "--num-inference-steps", 2]
+    report = ["evaluate", out, "--attribute", "position", "--evaluator", "circle-position"]
+    for words in (samples, report):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["multiguidance", *map(str, words), "--out", str(out)])
+            main()
+
+
+def run_calibrate(start: Path, out: Path, number: int) -> None:
+    """And a card, into the folder of a pipeline."""
+    if number == 1:
+        shutil.copytree(ROOT / "pipelines" / "circles-32-exact", out, dirs_exist_ok=True)
+    call = {"scheduler": "unipc", "num_inference_steps": 6, "guidance_scale": 500.0}
+    calibrate(out, "position", num_target_probabilities=3, num_images=2, **call)
+    write_pipeline_card(out, unmeasured_facts("circles", ["position"]), "here")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [run_denoiser, run_classifiers, run_evaluator, run_build, run_generate, run_commands, run_calibrate],
+)
+@examples(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(names=st.sets(NAMES, min_size=20, max_size=30))
+def test_no_file_of_a_user_is_lost(program, start, names):
+    """Beside the output, and in the second run also in every folder of it."""
+    with tempfile.TemporaryDirectory() as home:
+        out = Path(home) / "keep"
+        planted = plant(out.parent, names)
+        for number in (1, 2):
+            program(start, out, number)
+            for path, content in planted.items():
+                assert path.read_bytes() == content
+            if number == 1:
+                for folder in [out, *(path for path in out.rglob("*") if path.is_dir())]:
+                    planted |= plant(folder, names)
+
+
+def test_a_users_folder_by_the_name_of_ours_is_refused_at_the_start(out):
+    """The one name that all processes of a training have to know."""
+    planted = plant(out, {".checkpoint/a/file"})
+    with pytest.raises(ValueError, match=r"`--output_dir` has .*/\.checkpoint, which no training wrote; expected"):
+        run(out, max_train_steps=10, resume_from_checkpoint="latest")
+    assert all(path.read_bytes() == content for path, content in planted.items())
+    (out / ".checkpoint" / "order.txt").write_text("3")  # now it is what a killed run left
+    run(out, max_train_steps=10, resume_from_checkpoint="latest")
+    assert not (out / ".checkpoint").exists()
 
 
 @dataclass(kw_only=True)

@@ -182,7 +182,7 @@ def test_classifiers_of_a_latent_pipeline_look_at_latents(shades, tmp_path):
     images = pipeline(2, target={"label": 0.5}, num_inference_steps=2).images
     assert images[0].size == (16, 16)
     with pytest.raises(
-        ValueError, match="`--resolution` is 8 with 3 channels; expected those of the pipeline, 16 with 3"
+        ValueError, match="`--resolution` is 8 with 3 channels; expected those of the pipeline, 16x16 with 3"
     ):
         train_classifiers(replace(settings, resolution=8, output_dir=tmp_path / "other"))
 
@@ -215,9 +215,12 @@ def test_one_network_learns_what_a_set_says(tmp_path):
         ({"train_data_dir": "nowhere"}, "`--train_data_dir` is 'nowhere'; expected"),
         (
             {"attributes": ["size"]},
-            r"`--attributes` names 'size'; expected label columns of the data set, \['position'",
+            r"`--attributes` is 'size'; expected a column of labels, of \['position'",
         ),
-        ({"attributes": ["parity"], "pseudo_labels": True}, "`--pseudo_labels` finds no values of 'parity'; expected"),
+        (
+            {"attributes": ["parity"], "pseudo_labels": True},
+            "`--pseudo_labels` finds no numbers in 'value_parity'; expected",
+        ),
         ({"pipeline": "no/where/at/all"}, "`pretrained_model_name_or_path` 'no/where/at/all'"),
         ({"resolution": 32}, "`--resolution` is 32 with 1 channels; expected"),
         ({"teacher": str(ROOT / "pipelines" / "digits")}, "`--teacher` .* knows {'thickness'.*; expected"),

@@ -26,6 +26,7 @@ GENERATE = "--pipeline p --attributes position --evaluators circle-position --ex
         (f"{FACES} --num_extremes 1 2 3", r"`--num_extremes` is \[1, 2, 3\]; expected"),
         (f"{FACES} --num_extremes", r"`--num_extremes` is \[\]; expected"),
         (f"{FACES} --class_names low", r"`--class_names` is \['low'\]; expected two"),
+        (f"{FACES} --class_names a b", r"`--class_names` is \['a', 'b'\], but faces has names; expected none"),
         (f"{FACES} --by zero_shot", "`--by zero_shot` is incomplete; expected"),
         (f"{FACES} --by score --attribute a b", r"`--attribute` is \['a', 'b'\]; expected one"),
         ("--dataset celeba --output_dir out", r"`--dataset celeba` has \[\]; expected"),
@@ -64,3 +65,16 @@ def test_labelers_train_shorter_than_a_denoiser_unless_told():
     settings = parse(DatasetSettings, "build_dataset", f"{FACES} --no_cross_fit".split())
     assert (settings.max_train_steps, settings.resume_from_checkpoint, settings.cross_fit) == (800, "latest", False)
     assert parse(DatasetSettings, "build_dataset", f"{FACES} --max_train_steps 7".split()).max_train_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_images", "share"),
+    [
+        ("", 10_000, 0.12),
+        ("", 9_999, 0.085),
+        ("--keep_share 0.2", 9_999, 0.2),
+        ("--by factor", 9_999, 0.12),
+    ],
+)
+def test_fewer_are_kept_of_small_sets_with_noisy_labels(flags, num_images, share):
+    assert parse(DatasetSettings, "build_dataset", f"{FACES} {flags}".split()).share_of(num_images) == share

@@ -1,10 +1,15 @@
 """What diffusers users expect to work on any pipeline works on ours."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
+from helpers.tiny import SAMPLING
 
 from diffusers_multiguidance import MultiGuidanceDDPMPipeline, MultiGuidanceEditPipeline
+from diffusers_multiguidance.guidance import weights_fingerprint
 from diffusers_multiguidance.schedulers import create_scheduler
 
 TARGET = {"Smiling": 0.3}
@@ -41,22 +46,55 @@ def test_compiled_networks_draw_the_same(pipeline):
     np.testing.assert_allclose(draw(pipeline), expected, atol=1e-4)
 
 
-def test_offload_wants_an_accelerator(pipeline):
+@pytest.mark.parametrize("kind", ["model", "sequential"])
+def test_offload_wants_an_accelerator(pipeline, kind):
+    offload = getattr(pipeline, f"enable_{kind}_cpu_offload")
     if torch.accelerator.is_available():
+        calibrate(pipeline)
         expected = draw(pipeline)
-        pipeline.enable_model_cpu_offload()
+        offload()
         np.testing.assert_allclose(draw(pipeline), expected, atol=1e-3)
     else:
         with pytest.raises(RuntimeError, match="accelerator"):
-            pipeline.enable_model_cpu_offload()
+            offload()
 
 
-def test_offloaded_networks_follow_their_hooks(pipeline):
+def offload_models(pipeline: MultiGuidanceDDPMPipeline) -> None:
     """`enable_model_cpu_offload` does this with a GPU in place of the CPU."""
-    expected = draw(pipeline)
     pipeline.enable_model_cpu_offload(device="cpu")
     assert pipeline.unet._hf_hook is not None
+
+
+def offload_sequentially(pipeline: MultiGuidanceDDPMPipeline) -> None:
+    """`enable_sequential_cpu_offload` does this with a GPU in place of the CPU."""
+    for network in (pipeline.unet, pipeline.classifiers):
+        cpu_offload(network, torch.device("cpu"))
+    assert {weight.device.type for weight in pipeline.classifiers.parameters()} == {"meta"}
+
+
+def calibrate(pipeline: MultiGuidanceDDPMPipeline) -> None:
+    """For the call of `draw`; then the classifiers are put in anew, as copies that nobody has looked at yet."""
+    fingerprint = weights_fingerprint([pipeline.unet, *pipeline.classifiers.members])
+    curve = {"target_probabilities": [0.0, 1.0], "values": [0.1, 0.9], "fingerprint": fingerprint}
+    pipeline.register_to_config(calibrations={"Smiling": [{"scheduler": "ddpm", **SAMPLING, **curve}]})
+    pipeline.classifiers = copy.deepcopy(pipeline.classifiers)
+
+
+@pytest.mark.parametrize("offload", [offload_models, offload_sequentially])
+def test_offloaded_networks_follow_their_hooks(pipeline, offload, tmp_path):
+    """Calibrated, also where the weights are looked for only now, in a pipeline of the same parts."""
+    calibrate(pipeline)
+    expected = draw(pipeline)
+    offload(pipeline)
     assert np.array_equal(draw(pipeline), expected)
+    assert not np.array_equal(draw(pipeline, calibration=None), expected)
+    MultiGuidanceEditPipeline.from_pipe(pipeline)
+    if offload is offload_sequentially:
+        with pytest.raises(ValueError, match="`unet` is offloaded; expected"):
+            pipeline.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+    pipeline.remove_all_hooks()
+    pipeline.save_pretrained(tmp_path / "saved")
 
 
 def test_progress_bar_config(capsys, pipeline):

@@ -148,7 +148,10 @@ TARGET = {"target": {"Smiling": 0.5}}
         ({"image": [], **TARGET}, "`image` is an empty list; expected"),
         ({"image": "face.png", **TARGET}, "`image` is or has a str; expected"),
         ({"image": np.zeros((8, 8)), **TARGET}, "`image` is or has a ndarray; expected"),
-        ({"image": Image.new("I;16", (8, 8)), **TARGET}, "`image` has the mode 'I;16'; expected"),
+        (
+            {"image": Image.new("F", (8, 8)), **TARGET},
+            r"`image` can't be used \(no known range of values \(mode F\)\); expected",
+        ),
         ({}, "`target` and `guidance_weights`: neither given; expected exactly one"),
         (
             {**TARGET, "guidance_weights": {"Smiling": {"no": 3}}},

@@ -49,9 +49,9 @@ def test_missing_results_do_not_vanish(copy):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("<!-- table: overhead -->", "<!-- table: speed -->", r"shows the tables \['speed'\]"),
-        ("<!-- table: overhead -->\n", "", "table 'overhead' stands nowhere"),
-        ("<!-- table: overhead -->", "<!-- table: overhead-->", "expected whole marks"),
+        ("<!-- table: square -->", "<!-- table: speed -->", r"shows the tables \['speed'\]"),
+        ("<!-- table: square -->\n", "", "table 'square' stands nowhere"),
+        ("<!-- table: square -->", "<!-- table: square-->", "expected whole marks"),
     ],
 )
 def test_wrong_marks_are_refused(copy, old, new, message):

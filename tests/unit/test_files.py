@@ -1,8 +1,18 @@
 """Folders that are either whole or as they were, and what isn't ours stays."""
 
-import pytest
+import json
+import runpy
+import signal
+import tempfile
+from pathlib import Path
 
-from diffusers_multiguidance.utils.files import WRITTEN, add_to_folder, replace_folder
+import pytest
+from helpers.launch import ROOT
+from helpers.planted import NAMES, plant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusers_multiguidance.utils.files import WRITTEN, add_to_folder, replace_folder, uninterrupted
 
 
 def visible(folder):
@@ -87,3 +97,62 @@ def test_all_is_written_inside_a_folder_that_is_there(write, tmp_path):
         assert folder.is_relative_to(target)
         (folder / "file").touch()
     assert visible(target) == ["file"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    beside=st.sets(NAMES, max_size=8),
+    inside=st.sets(NAMES, max_size=8),
+    written=st.lists(st.sets(st.sampled_from(["a", "b.json", "deep/c", "deep/er/d"])), min_size=1, max_size=3),
+    write=st.sampled_from([add_to_folder, replace_folder]),
+    fails=st.booleans(),
+)
+def test_nothing_is_lost_whatever_it_is_called(beside, inside, written, write, fails):
+    with tempfile.TemporaryDirectory() as home:
+        target = Path(home) / "keep"
+        planted = plant(target.parent, beside)
+        for number, names in enumerate(written):
+            try:
+                with write(target) as folder:
+                    for name in names:
+                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                        (folder / name).write_text(str(number))
+                    if fails and number == len(written) - 1:
+                        raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                assert fails
+            assert not list(Path(home).rglob(".writing-?????*/new"))
+            for place in (target, target / "deep"):
+                if place.is_dir():
+                    planted |= plant(place, inside)
+        for path, content in planted.items():
+            assert path.read_bytes() == content
+        if not fails:
+            assert all((target / name).read_text() == str(len(written) - 1) for name in written[-1])
+            ours = {path for path in target.rglob("*") if path.is_file()} - planted.keys() - {target / WRITTEN}
+            if write is replace_folder:
+                assert ours == {target / name for name in written[-1]}
+
+
+def test_figures_of_a_benchmark_replace_nothing_else(tmp_path):
+    save_results = runpy.run_path(str(ROOT / "benchmarks" / "record.py"))["save_results"]
+    planted = plant(tmp_path, {"figures.tmp", "figures.json.tmp", "x.old"})
+    for number in (1, 2):
+        save_results(tmp_path / "figures.json", number)
+        assert json.loads((tmp_path / "figures.json").read_text())["results"] == number
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "figures.json"} == planted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_moving_goes_to_its_end_before_it_is_interrupted(number, tmp_path):
+    came = []
+    before = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        with uninterrupted():
+            with uninterrupted():
+                signal.raise_signal(number)
+            assert came == []
+        assert came == [number]
+    finally:
+        signal.signal(number, before)
+    assert signal.getsignal(number) == before

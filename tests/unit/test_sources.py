@@ -14,9 +14,10 @@ from diffusers_multiguidance.data import load as load_module
 from diffusers_multiguidance.data.celeba import ATTRIBUTES, attribute_values, celeba
 from diffusers_multiguidance.data.faces import faces
 from diffusers_multiguidance.data.images import image_dataset
-from diffusers_multiguidance.data.load import load_source, load_training_set
+from diffusers_multiguidance.data.load import load_source, load_training_set, open_image
 from diffusers_multiguidance.data.objects import coins, objects, paste, read_cutouts
-from diffusers_multiguidance.data.transforms import BadImage, fit_image, open_image, to_rgb, to_tensors
+from diffusers_multiguidance.data.transforms import to_tensors
+from diffusers_multiguidance.utils.images import BadImage, fit_image, flatten
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def plain(color="red", size=(20, 20), mode="RGB") -> PILImage.Image:
 
 
 def read(content: bytes) -> PILImage.Image:
-    return to_rgb(open_image({"bytes": content, "path": None}))
+    return flatten(open_image({"bytes": content, "path": None})).convert("RGB")
 
 
 BROKEN = {
@@ -72,7 +73,7 @@ def test_files_that_are_not_there(tmp_path):
     for stored in (None, {"bytes": None, "path": None}, {"bytes": None, "path": str(tmp_path / "none.png")}):
         with pytest.raises(BadImage, match="missing image"):
             open_image(stored)
-    with pytest.raises(BadImage, match="unreadable image"):
+    with pytest.raises(BadImage, match="no image"):
         open_image({"bytes": None, "path": str(tmp_path)})
 
 
@@ -100,16 +101,16 @@ def test_photographs_are_upright_and_previews_no_animation():
 def test_crop_is_the_central_square(size, box):
     image = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     expected = image.crop(box).resize((64, 64), PILImage.Resampling.LANCZOS)
-    np.testing.assert_array_equal(np.array(fit_image(image, 64)), np.array(expected))
+    np.testing.assert_array_equal(np.array(fit_image(image, (64, 64))), np.array(expected))
 
 
 def test_tensors_are_grey_or_rgb_and_transparency_is_white():
     images = [plain((255, 0, 0, 0), mode="RGBA"), plain(51, (30, 20), "L")]
-    tensors = to_tensors(images, 8, channels=1)
+    tensors = to_tensors(images, (8, 8), channels=1)
     assert tensors.shape == (2, 1, 8, 8)
     assert tensors[0].unique().tolist() == [1]
     assert tensors[1].unique().tolist() == pytest.approx([-0.6])
-    assert to_tensors(images, 8, channels=3).shape == (2, 3, 8, 8)
+    assert to_tensors(images, (8, 8), channels=3).shape == (2, 3, 8, 8)
 
 
 # CelebA
@@ -191,7 +192,7 @@ def test_labels_0_and_1_and_the_archive_unpacked_twice(tmp_path):
         (folder / f"{name}.jpg").write_bytes(encode(plain(size=(178, 218)), "JPEG"))
     (tmp_path / "list_attr_celeba.csv").write_text("image_id,Male\na.jpg,0\nb.jpg,1\nc.jpg,-1\nd.jpg,0\n")
     (tmp_path / "list_eval_partition.csv").write_text("image_id,partition\na.jpg,1\nb.jpg,1\nc.jpg,1\nd.jpg,1\n")
-    dataset, counts = celeba(tmp_path, "valid", resolution=16)
+    dataset, counts = celeba(tmp_path, "valid", size=(16, 16))
     assert dataset["Male"][:] == [0, 1, 0]
     assert dataset[0]["image"].size == (16, 16)
     assert counts == {"skipped": {"label outside -1/1 and 0/1": 1}, "converted": {}}
@@ -254,7 +255,7 @@ def test_mirrors_on_the_hub_agree(columns, monkeypatch):
     assert (attribute_values(mirror)["Smiling"] == 1).tolist() == [True, False]
 
     monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(validation=mirror))
-    dataset, counts = celeba("someone/celeba", "valid", resolution=8)
+    dataset, counts = celeba("someone/celeba", "valid", size=(8, 8))
     assert dataset["Smiling"][:] == [1, 0]
     assert dataset["Blond_Hair"][:] == [0, 1]
     assert dataset["source_index"][:] == [0, 1]
@@ -346,7 +347,7 @@ def test_own_cutouts(tmp_path):
         "nothing visible": 1,
         "nothing transparent": 1,
         "no alpha channel": 1,
-        "unreadable image": 1,
+        "no image (.txt)": 1,
     }
     dataset, same_counts = objects(2, 32, cutouts=tmp_path)
     assert same_counts == counts
@@ -378,7 +379,7 @@ def class_folder(tmp_path):
 def test_class_folders(class_folder):
     for number, content in enumerate(BROKEN.values()):
         (class_folder / "calm" / f"broken{number}.png").write_bytes(content)
-    dataset, counts = image_dataset(class_folder, label_column="label", resolution=8)
+    dataset, counts = image_dataset(class_folder, label_column="label", size=(8, 8))
     assert dataset.column_names == ["image", "label", "source_index"]
     assert dataset.features["label"] == ClassLabel(names=["calm", "wild"])
     assert dataset["label"][:] == [0, 0, 1, 1]
@@ -410,13 +411,13 @@ def test_metadata_with_scores_and_labels(tmp_path):
         "file_name,age,mood,old,rank\n0.png,3.5,up,True,1\n1.png,,down,False,3\n2.png,inf,,True,1\n3.png,-1e300,up,False,3\n"
         "4.png,2,up,True,1\n",
     )
-    dataset, counts = image_dataset(folder, score_column="age", resolution=8)
+    dataset, counts = image_dataset(folder, score_column="age", size=(8, 8))
     assert dataset.column_names == ["image", "score", "source_index"]
     assert dataset.features["score"] == Value("float32")
     assert (dataset["score"][:], dataset["source_index"][:]) == ([3.5], [0])
     assert counts["skipped"] == {"missing or infinite score": 3, "missing image": 1}
 
-    dataset, counts = image_dataset(folder, label_column="mood", resolution=8)
+    dataset, counts = image_dataset(folder, label_column="mood", size=(8, 8))
     assert dataset.features["mood"].names == ["down", "up"]
     assert (dataset["mood"][:], dataset["source_index"][:]) == ([1, 0, 1], [0, 1, 3])
     assert counts["skipped"] == {"missing label": 1, "missing image": 1}
@@ -429,7 +430,7 @@ def test_zipped_images(tmp_path):
     folder = write_metadata(tmp_path / "photos", "file_name,score\n" + "".join(f"{i}.png,{i}\n" for i in range(4)))
     (tmp_path / "zipped").mkdir()
     shutil.make_archive(str(tmp_path / "zipped" / "photos"), "zip", folder)
-    dataset, counts = image_dataset(tmp_path / "zipped", score_column="score", resolution=8)
+    dataset, counts = image_dataset(tmp_path / "zipped", score_column="score", size=(8, 8))
     assert dataset["score"][:] == [0, 1, 2, 3]
     assert counts == {"skipped": {}, "converted": {}}
 
@@ -439,7 +440,7 @@ def test_saved_data_sets(tmp_path):
     images = [plain("red"), plain(128, mode="L"), plain("blue"), plain("lime")]
     saved = Dataset.from_dict({"photo": images, "kind": [2, 0, -1, 0]}, features=features)
     saved.save_to_disk(tmp_path / "one")
-    dataset, counts = image_dataset(tmp_path / "one", "photo", label_column="kind", resolution=8)
+    dataset, counts = image_dataset(tmp_path / "one", "photo", label_column="kind", size=(8, 8))
     assert dataset.features["kind"].names == ["a", "c"]
     assert dataset["kind"][:] == [1, 0, 0]
     assert counts == {"skipped": {"missing label": 1}, "converted": {"L": 1}}
@@ -457,7 +458,7 @@ def test_saved_data_sets(tmp_path):
         ({"label_column": "mood"}, r"`label_column` is 'mood'; expected one of the columns \['image', 'label'\]"),
         ({"label_column": "label", "image_column": "photo"}, "`image_column` is 'photo'; expected one of"),
         ({"label_column": "label", "image_column": "label"}, "`image_column` is 'label'; expected a column of images"),
-        ({"label_column": "image"}, "`label_column` is 'image'; expected classes"),
+        ({"label_column": "image"}, "`--label_column` is 'image'; expected a column of labels"),
         ({"score_column": "label"}, "`score_column` is 'label'; expected a column of numbers"),
         ({"label_column": "label", "split": "test"}, r"`split` is 'test'; expected one of \['train'\]"),
     ],
@@ -471,25 +472,29 @@ def test_labels_that_are_not_two(tmp_path):
     folder = write_metadata(
         tmp_path / "wrong", "file_name,three,one\n" + "".join(f"{i}.png,{min(i, 2)},same\n" for i in range(4))
     )
-    for column, number in (("three", 3), ("one", 1)):
-        with pytest.raises(ValueError, match=f"'{column}' with {number} different values; expected two"):
+    wrong = {"three": "with 3 different values", "one": ", and 4 of 4 images have one"}
+    for column, message in wrong.items():
+        with pytest.raises(ValueError, match=f"`--label_column` is '{column}' ?{message}.*; expected"):
             image_dataset(folder, label_column=column)
 
 
 def test_a_training_set_is_loaded_from_anything(class_folder, tmp_path, monkeypatch):
-    folder = load_training_set(train_data_dir=class_folder)
+    folder, counts = load_training_set(None, class_folder, (8, 16))
+    assert folder[0]["image"].size == (16, 8)
+    assert counts == {"skipped": {}, "converted": {}}
     folder.save_to_disk(tmp_path / "one")
     DatasetDict(train=folder).save_to_disk(tmp_path / "splits")
     for name in ("one", "splits"):
-        assert load_training_set(train_data_dir=tmp_path / name)["label"][:] == folder["label"][:] == [0, 0, 1, 1]
+        again, _ = load_training_set(None, tmp_path / name, (8, 16))
+        assert again["label"][:] == folder["label"][:] == [0, 0, 1, 1]
     monkeypatch.setattr(load_module, "load_dataset", lambda name: DatasetDict(train=folder.select_columns("label")))
-    with pytest.raises(ValueError, match=r"has columns \['label'\]; expected one named 'image'"):
-        load_training_set("someone/labels")
+    with pytest.raises(ValueError, match=r"has columns \['label'\]; expected one of images named 'image'"):
+        load_training_set("someone/labels", None, (8, 8))
     with pytest.raises(ValueError, match="`--train_data_dir` is 'nowhere'; expected a folder that exists"):
-        load_training_set(train_data_dir="nowhere")
-    for both_or_none in ({}, {"dataset_name": "someone/labels", "train_data_dir": class_folder}):
+        load_training_set(None, "nowhere", (8, 8))
+    for both_or_none in ((None, None), ("someone/labels", class_folder)):
         with pytest.raises(ValueError, match="`--dataset_name` and `--train_data_dir`: expected exactly one"):
-            load_training_set(**both_or_none)
+            load_training_set(*both_or_none, (8, 8))
 
 
 def test_a_source_that_does_not_exist(tmp_path):

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from diffusers import DDPMPipeline, DDPMScheduler
 from helpers.launch import ROOT
-from helpers.tiny import tiny_pipeline, tiny_stock_unet
+from helpers.tiny import generators, tiny_classifier, tiny_pipeline, tiny_stock_unet, with_parts
 from PIL import Image
+
+from diffusers_multiguidance import NoisyClassifierSet, create_unet
 
 SPACE = ROOT / "spaces" / "interpolation"
 MODULES = ("sampling", "settings", "pictures", "app", "opening")
@@ -178,8 +181,10 @@ def test_every_committed_pipeline_has_an_opening():
     assert set(values) == set(pictures) == {path.parent.name for path in ROOT.glob("pipelines/*/model_index.json")}
     assert sum(path.stat().st_size for path in pictures.values()) < 100_000
     for name, entry in values.items():
+        sides = json.loads((ROOT / "pipelines" / name / "unet" / "config.json").read_text())["sample_size"]
+        height, width = (sides, sides) if isinstance(sides, int) else sides
         with Image.open(pictures[name]) as strip:
-            assert strip.width == 9 * strip.height
+            assert strip.width * height == 9 * strip.height * width
         assert len(entry["values"]) == len(entry["requested"]) == 9
 
 
@@ -198,7 +203,11 @@ def test_uploads_are_looked_at_before_they_are_decoded(space, tmp_path):
     with pytest.raises(ValueError, match="can't be read as a picture"):
         open_upload(half)
     transparent = picture_file(Image.new("RGBA", (8, 8), (255, 255, 255, 0)), tmp_path / "transparent.png")
-    assert open_upload(transparent).getpixel((0, 0)) == (0, 0, 0)
+    assert space.pictures.fit(open_upload(transparent), (8, 8), 3).min() == 255  # white, as for everyone
+    animated = tmp_path / "animated.gif"
+    Image.new("L", (8, 8)).save(animated, save_all=True, append_images=[Image.new("L", (8, 8), 255)])
+    with pytest.raises(ValueError, match=r"can't be read as a picture \(animated image\); expected PNG"):
+        open_upload(animated)
     with pytest.raises(ValueError, match="at most 16 megapixels"):
         open_upload(picture_file(Image.new("1", (4001, 4000)), tmp_path / "vast.png"))
     heavy = tmp_path / "heavy.png"
@@ -209,6 +218,45 @@ def test_uploads_are_looked_at_before_they_are_decoded(space, tmp_path):
     vector.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # Pillow would call an interpreter
     with pytest.raises(ValueError, match="can't be read as a picture"):
         open_upload(vector)
+
+
+def test_pictures_that_are_not_square_in_patches(space, tmp_path, monkeypatch):
+    """The network sees 4 x 8 patches of images of 8 x 16 pixels, in colour."""
+    parts = tiny_pipeline({"Hair": ["dark", "light"]}).components
+    torch.manual_seed(0)
+    unet = create_unet((4, 8), 12, (8, 16), (4,), 1, 4, 8, learned_variance=True)
+    torch.nn.init.normal_(unet.conv_out.weight, std=0.1)
+    member = tiny_classifier(1, {"Hair": ["dark", "light"]}, sample_size=(4, 8), in_channels=12)
+    parts |= {"unet": unet, "classifiers": NoisyClassifierSet.from_members([member])}
+    with_parts(**parts, patch_size=2).save_pretrained(tmp_path / "wide")
+    model = space.sampling.load_model(str(tmp_path / "wide"))
+    monkeypatch.setitem(space.sampling.MODELS, "wide", model)
+    assert model.pipe.image_size == model.edit.image_size == (8, 16)
+    settings = space.settings.from_query({"pipeline": "wide", "steps": "3", "images": "2"})[0]
+
+    steps = list(space.sampling.sample(seeds=[1, 2], **settings.call()))
+    assert {step.images.shape for step in steps} == {(2, 8, 16, 3)}
+    alone = model.pipe(2, generator=generators(2, start=1), output_type="np", **{
+        name: value for name, value in settings.call().items() if name not in ("name", "scheduler", "straight")
+    }).images  # fmt: skip
+    np.testing.assert_allclose(steps[-1].images, np.rint(255 * alone), atol=1)
+    *_, (shown, _, _, _) = space.app.sweep(settings, "Hair", 3)
+    assert shown.count('<div class="frame') == 3
+
+    page = space.app.show(settings)
+    canvas = page[space.app.canvas]
+    assert (space.app.as_model_sees(model, canvas["composite"]) == 0).all()  # all of the black, nothing beside it
+    half = Image.new("RGB", (100, 100), "red")
+    half.paste("blue", (0, 0, 50, 100))
+    half.save(tmp_path / "half.png")
+    (uploaded,) = space.app.upload(settings, str(tmp_path / "half.png"))
+    assert uploaded.size == (256, 128)
+    assert (uploaded.getpixel((0, 64)), uploaded.getpixel((255, 64))) == ((0, 0, 255), (255, 0, 0))
+    *_, (pair, variants, _) = space.app.edit_picture(settings, {"composite": uploaded}, 0.5, 20.0, 4)
+    assert {one.size for one in (*pair, *(variant for variant, _ in variants))} == {(256, 128)}
+    space.pictures.save_gif(steps[-1].images, tmp_path / "wide.gif")
+    with Image.open(tmp_path / "wide.gif") as gif:
+        assert gif.size == (256, 128)
 
 
 def test_the_corners_of_the_square(space):
