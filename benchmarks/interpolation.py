@@ -20,6 +20,7 @@ from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.report import save_histogram, write_report
+from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.utils.files import add_to_folder
@@ -34,6 +35,7 @@ def main(
     num_images: Annotated[int, typer.Option()] = 1000,
     num_classifiers: Annotated[int, typer.Option(help="How many single members to measure.")] = 5,
     target: Annotated[float, typer.Option()] = 0.5,
+    gap: Annotated[tuple[float, float], typer.Option(help="The values that training did not show.")] = GAP,
     scheduler: SchedulerName = None,
     recognizer: Annotated[Path | None, typer.Option(help="Also measure how many images it recognises.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
@@ -59,7 +61,10 @@ def main(
         seconds = time.monotonic() - started
         values[name] = evaluate(images)
         with add_to_folder(out / name.replace(" ", "-")) as folder:
-            results[name] = {**write_report(images, values[name], attribute, folder), "seconds": round(seconds, 1)}
+            results[name] = {
+                **write_report(images, values[name], attribute, folder, gap),
+                "seconds": round(seconds, 1),
+            }
             np.savez_compressed(folder / "images.npz", images=images)
         if recognizer is not None:
             results[name]["share_recognized"] = share_recognized(class_probabilities(recognizer, images))
@@ -72,7 +77,7 @@ def main(
             results[f"one classifier, {figure}, standard deviation"] = float(np.std(shares, ddof=1))
     with add_to_folder(out) as folder:
         save_results(folder / "interpolation.json", {"call": loaded.resolve_call(), **results})
-        save_histogram({name: values[name] for name in ("unguided", "set")}, attribute, folder / "histogram.png")
+        save_histogram({name: values[name] for name in ("unguided", "set")}, attribute, folder / "histogram.png", gap)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from diffusers_multiguidance.utils.files import add_to_folder
+
 
 def save_results(path: Path, results: Any) -> None:
     """Write `results` as JSON, with the command, the machine and the date."""
@@ -24,7 +26,5 @@ def save_results(path: Path, results: Any) -> None:
         "versions": {name: version(name) for name in ("diffusers-multiguidance", "diffusers", "torch")},
         "results": results,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    with add_to_folder(path.parent) as folder:
+        (folder / path.name).write_text(json.dumps(content, indent=2) + "\n")

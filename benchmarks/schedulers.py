@@ -25,7 +25,7 @@ from diffusers_multiguidance.evaluation.uniformity import share_in_gap, share_ma
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.schedulers import SCHEDULERS, create_scheduler
 from diffusers_multiguidance.utils.files import add_to_folder
-from diffusers_multiguidance.utils.images import image_grid, to_pil
+from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
 
 ROWS = ["sde-dpmsolver++:20:5000"]

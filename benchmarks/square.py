@@ -21,7 +21,7 @@ from diffusers_multiguidance.cli import SchedulerName
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
-from diffusers_multiguidance.utils.images import image_grid, to_pil
+from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
 
 CELLS = 10

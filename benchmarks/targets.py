@@ -24,7 +24,7 @@ from diffusers_multiguidance.evaluation.report import summarize
 from diffusers_multiguidance.evaluation.uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
-from diffusers_multiguidance.utils.images import image_grid, to_pil
+from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
 
 

@@ -25,7 +25,7 @@ from sampling import MODELS, Model, Step, Sweep, edit, sample
 from settings import MAX_IMAGES, MAX_SCALE, MAX_SEED, MAX_STEPS, Settings, defaults, from_query, number
 
 from diffusers_multiguidance.schedulers import SCHEDULERS
-from diffusers_multiguidance.utils.images import image_grid, to_pil
+from diffusers_multiguidance.utils.grids import image_grid, to_pil
 
 AT_ONCE = int(os.environ.get("MULTIGUIDANCE_AT_ONCE", "2"))  # samplings; whoever comes later waits in the queue
 MAX_WAITING = 60
@@ -255,7 +255,7 @@ def show(settings: Settings, problems: Sequence[str] = ()) -> dict[Any, Any]:
         gif_file: gr.update(interactive=False),
         sweep_status: status("Generated beforehand: move the slider. Press Sweep for your own." if opening else ""),
         edit_tab: gr.update(visible=bool(names)),
-        canvas: blank_canvas(),
+        canvas: blank_canvas(model.pipe.image_size),
         edit_strength: editing["strength"],
         edit_scale: editing["guidance_scale"],
         edit_steps: editing["num_inference_steps"],
@@ -287,9 +287,14 @@ def describe(settings: Settings) -> str:
     return f"{settings.model.card['note']} {meaning}".strip()
 
 
-def blank_canvas() -> dict[str, Any]:
-    black = Image.new("RGB", (CANVAS, CANVAS))
-    return {"background": black, "layers": [], "composite": black}
+def blank_canvas(size: tuple[int, int]) -> dict[str, Any]:
+    """Black where the pipeline will look, grey beside that."""
+    width, height = pictures.magnified(size[::-1], CANVAS)
+    blank = Image.new("RGB", (CANVAS, CANVAS), pictures.GREY)
+    blank.paste(
+        "black", ((CANVAS - width) // 2, (CANVAS - height) // 2, (CANVAS + width) // 2, (CANVAS + height) // 2)
+    )
+    return {"background": blank, "layers": [], "composite": blank}
 
 
 def card_pictures() -> str:

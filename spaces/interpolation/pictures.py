@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from diffusers_multiguidance.utils.images import to_pil
+from diffusers_multiguidance.utils.grids import to_pil
+from diffusers_multiguidance.utils.images import BadImage, fit_image, load_upright
 
 if TYPE_CHECKING:
     from sampling import Sweep
@@ -31,8 +32,14 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # also for what Gradio's own components ope
 
 
 def magnify(pictures: Sequence[Image.Image], side: int) -> list[Image.Image]:
-    """Pictures of that many pixels a side, each pixel staying a square."""
-    return [one.resize((side, side), Image.Resampling.NEAREST) for one in pictures]
+    """Pictures whose longer side has that many pixels, each pixel staying a square."""
+    return [one.resize(magnified(one.size, side), Image.Resampling.NEAREST) for one in pictures]
+
+
+def magnified(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """A size of the same shape, whose longer side is `side`."""
+    first, second = (max(1, round(side * one / max(size))) for one in size)
+    return first, second
 
 
 def data_url(picture: Image.Image) -> str:
@@ -60,22 +67,29 @@ def open_upload(path: str | Path) -> Image.Image:
     try:
         picture = Image.open(path, formats=FORMATS)  # reads the header
         too_large = picture.width * picture.height > MAX_PIXELS
-        if not too_large:
-            picture.load()
     except Image.DecompressionBombError:
         too_large = True
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except Exception:  # Pillow's readers raise about anything on broken files
         raise ValueError(f"The file can't be read as a picture; expected {', '.join(FORMATS)}.") from None
     if too_large:
         raise ValueError(f"The picture is too large; expected at most {MAX_PIXELS / 1e6:.0f} megapixels.")
-    picture = ImageOps.exif_transpose(picture).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("RGB")
+    try:
+        return load_upright(picture)
+    except BadImage as error:
+        said = f"The file can't be read as a picture ({error}); expected {', '.join(FORMATS)}, of a single frame."
+        raise ValueError(said) from None
 
 
 def fit(picture: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
-    """(1, H, W, C) uint8: a picture as a pipeline for images of that height and width sees it."""
-    small = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), size[::-1], Image.Resampling.LANCZOS)
-    return np.array(small).reshape(1, *size, channels)
+    """(1, H, W, C) uint8: a picture as a pipeline for images of that height and width sees it.
+
+    Raises:
+        ValueError: where nothing tells what is black and what is white.
+    """
+    try:
+        return np.array(fit_image(picture, size, channels)).reshape(1, *size, channels)
+    except BadImage as error:
+        raise ValueError(f"The picture can't be used ({error}); expected 8 or 16 bits a channel.") from None
 
 
 def sweep_figure(sweep: Sweep, ends: Sequence[str], gap: Sequence[float] | None) -> str:

@@ -68,8 +68,8 @@ class Model:
         }
         if straight:
             known = {name: [{**one, "even_values": [0, 1]} for one in found] for name, found in known.items()}
-        defaults = self.pipe.config["sampling_defaults"]
-        return MultiGuidanceDDPMPipeline(**parts, sampling_defaults=defaults, calibrations=known)
+        said = {name: self.pipe.config[name] for name in ("patch_size", "sampling_defaults")}
+        return MultiGuidanceDDPMPipeline(**parts, **said, calibrations=known)
 
     def calibration(self, scheduler: str) -> dict[str, Any] | None:
         """That of the first attribute with this scheduler, where every attribute has one."""
@@ -103,7 +103,7 @@ def load_model(folder_or_id: str) -> Model:
         raise SystemExit(
             f"MULTIGUIDANCE_PIPELINE has {folder_or_id!r}; expected a pipeline's folder or its id on the Hub: {reason}"
         ) from None
-    settings = {key: pipe.config[key] for key in ("sampling_defaults", "calibrations")}
+    settings = {key: pipe.config[key] for key in ("patch_size", "sampling_defaults", "calibrations")}
     edit = MultiGuidanceEditPipeline(**pipe.components, **settings)
     # They come in the order of the alphabet, but a position runs across and a height upwards.
     ordered = sorted(pipe.attributes.items(), key=lambda item: item[0] != "position")
