@@ -7,11 +7,13 @@ from typing import Any
 _MODULES = {
     "ClassifierGuidance": "guiders",
     "GaussianDiffusion": "diffusion",
+    "MultiGuidanceCFGPipeline": "pipelines",
     "MultiGuidanceDDPMPipeline": "pipelines",
     "MultiGuidanceEditPipeline": "pipelines",
     "NoisyClassifier": "models",
     "NoisyClassifierSet": "models",
     "calibrate": "calibration",
+    "create_dit": "models",
     "create_unet": "models",
     "load_evaluator": "evaluation.evaluators",
     "load_pipeline": "generate",

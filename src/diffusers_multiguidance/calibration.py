@@ -170,7 +170,7 @@ def _origin(folder: Path, pipeline: MultiGuidanceDDPMPipeline, evaluator: str) -
     """What was measured, with what, when."""
     inside = Path(evaluator).resolve().is_relative_to(folder.resolve())
     return {
-        "fingerprint": weights_fingerprint([pipeline.denoiser, *pipeline.classifiers.members]),
+        "fingerprint": weights_fingerprint(pipeline.networks),
         "evaluator": Path(evaluator).resolve().relative_to(folder.resolve()).as_posix() if inside else evaluator,
         "date": date.today().isoformat(),
     }

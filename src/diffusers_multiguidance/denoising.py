@@ -62,6 +62,7 @@ def denoise(
     steps: ExactSteps | StockSteps,
     noise: torch.Tensor,
     guidance: Network | None = None,
+    guided_predict: Network | None = None,
     guidance_interval: Sequence[float] = (0.0, 1.0),
     eta: Callable[[int], float] = lambda number: 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
@@ -76,6 +77,7 @@ def denoise(
         steps: see `schedulers.create_steps`.
         noise: (B, C, H, W) standard normal; or x at step `start`.
         guidance: the score to follow at (x_t, timestep), as `ClassifierScore` answers it; None for no guidance.
+        guided_predict: asked in place of `predict` where to guide, as a `ConditionalPrediction`.
         guidance_interval: share of the steps in which to guide.
         eta: noise of DDIM by number of the step, from 0.
         generator: one for the batch, or a list with one per image.
@@ -86,9 +88,9 @@ def denoise(
     for number in range(start, total):
         timestep = steps.timesteps[number]
         x_t = steps.model_input(sample, timestep)
-        model_output = predict(x_t, timestep)
-        guided = guidance is not None and is_guided(number - start, total - start, guidance_interval)
-        grad = guidance(x_t, timestep) if guidance is not None and guided else None
+        guided = is_guided(number - start, total - start, guidance_interval)
+        model_output = (guided_predict if guided and guided_predict else predict)(x_t, timestep)
+        grad = guidance(x_t, timestep) if guided and guidance else None
         sample, pred_x0 = steps.step(number, model_output, sample, x_t, grad, eta(number - start), generator)
         step = DenoisingStep(number - start + 1, total - start, timestep, sample, pred_x0)
         yield step

@@ -387,6 +387,16 @@ class GaussianDiffusion:
         weight = len(self) / 1000 if vlb_weight is None else vlb_weight
         return {"mse": mse, "vlb": vlb, "loss": mse + weight * vlb}
 
+    def bound_loss(
+        self, model_output: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor, index: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """L_vlb alone, S * vb_t per sample, which teaches the mean as well; arguments and results of `hybrid_loss`."""
+        x_t = self.add_noise(x0, noise, index)
+        vlb = self._variational_bound(model_output, x0, x_t, index)
+        target = self.training_target(x0, noise, index)
+        mse = (model_output[:, : x0.shape[1]] - target).square().flatten(1).mean(1)
+        return {"mse": mse, "vlb": vlb, "loss": len(self) * vlb}
+
     def _variational_bound(
         self, model_output: torch.Tensor, x0: torch.Tensor, x_t: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .pipelines import MultiGuidanceDDPMPipeline
+from .pipelines import MultiGuidanceCFGPipeline, MultiGuidanceDDPMPipeline
 from .schedulers import create_scheduler
 from .utils.seeds import stream_seed
 
@@ -20,7 +21,13 @@ def load_pipeline(pipeline: str | Path, scheduler: str | None = None) -> MultiGu
     Args:
         scheduler: short name of the one to sample with, see `schedulers.SCHEDULERS`; the pipeline's own unless given.
     """
-    loaded = MultiGuidanceDDPMPipeline.from_pretrained(pipeline)
+    try:
+        class_name = DiffusionPipeline.load_config(str(pipeline)).get("_class_name")
+    except (OSError, AttributeError):
+        class_name = None  # `from_pretrained` says what is wrong
+    is_cfg = MultiGuidanceCFGPipeline.__name__ in (class_name if isinstance(class_name, list) else [class_name])
+    pipeline_class = MultiGuidanceCFGPipeline if is_cfg else MultiGuidanceDDPMPipeline
+    loaded = pipeline_class.from_pretrained(pipeline)
     if scheduler is not None:
         loaded.scheduler = create_scheduler(scheduler, loaded.scheduler)
     loaded.set_progress_bar_config(disable=True)  # `generate` has one over all batches

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
@@ -160,6 +160,44 @@ class ClassifierScore:
             (row.to(x_t.device) * logits[name].log_softmax(dim=1)).sum() for name, row in self.weights.items()
         )
         return torch.autograd.grad(objective, x_t)[0].float()
+
+
+class ConditionalPrediction:
+    """eps(none) + sum over attributes and classes of lambda * (eps(y) - eps(none)), in one forward pass.
+
+    Classifier-free multi-guidance: with lambda = (1 + w) * share it is eq. 12, whose weights must add up to 1 (it is
+    misprinted). A second half of the output, the variance, is that without a class. The same holds for the other
+    types of prediction, which are linear in epsilon.
+
+    Args:
+        predict: the denoiser's, at x_t, a timestep and labels (B,).
+        labels: of the classes, by attribute.
+        null_label: of no class.
+        weights: (B, number of classes) per attribute.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        labels: Mapping[str, Sequence[int]],
+        null_label: int,
+        weights: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.predict = predict
+        self.labels = torch.tensor([null_label, *(label for name in weights for label in labels[name])])
+        self.weights = torch.cat([*weights.values()], dim=1)
+
+    def __call__(self, x_t: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The prediction at x_t (B, C, H, W) and a training timestep; (B, C, H, W) or (B, 2C, H, W)."""
+        labels = self.labels.to(x_t.device).repeat_interleave(len(x_t))
+        outputs = self.predict(x_t.repeat(len(self.labels), 1, 1, 1), timestep, labels)
+        without, *with_class = outputs.chunk(len(self.labels))
+        channels = x_t.shape[1]
+        shift = sum(
+            row.to(x_t.device)[:, None, None, None] * (output - without)[:, :channels]
+            for row, output in zip(self.weights.T, with_class, strict=True)
+        )
+        return torch.cat([without[:, :channels] + shift, without[:, channels:]], dim=1)
 
 
 def weights_fingerprint(networks: Iterable[torch.nn.Module]) -> list[str]:

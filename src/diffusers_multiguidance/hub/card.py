@@ -136,8 +136,8 @@ def pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> str:
         ValueError: where `folder` is no pipeline or lacks a picture or an attribute, or the metadata can't be valid.
     """
     try:
-        json.loads((folder / "model_index.json").read_text())
-        attributes = _read_attributes(folder / "classifiers" / "config.json")
+        index = json.loads((folder / "model_index.json").read_text())
+        attributes = _read_attributes(index, folder / "classifiers" / "config.json")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"`folder` {str(folder)!r} can't be read ({error}); expected a pipeline's folder, with a model_index.json."
@@ -167,14 +167,17 @@ def pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> str:
         template_path=str(TEMPLATE),
         **{"pictures": {}, "training": [], "figures": [], **facts},
         load_from=load_from,
+        pipeline_class="MultiGuidanceCFGPipeline" if "attributes" in index else "MultiGuidanceDDPMPipeline",
         targets=json.dumps(facts.get("target", dict.fromkeys(attributes, 0.5))),
         ends=", ".join(f"{name}: 0 = {classes[0]}, 1 = {classes[-1]}" for name, classes in attributes.items()),
     )
     return str(card)
 
 
-def _read_attributes(path: Path) -> dict[str, list[str]]:
-    """Class names by attribute, from the configuration of a set of classifiers; none where it is missing."""
+def _read_attributes(index: dict[str, Any], path: Path) -> dict[str, list[str]]:
+    """Class names by attribute: those of a class-conditional denoiser, or of a set of classifiers if it is there."""
+    if "attributes" in index:
+        return {name: [key for key, _ in classes] for name, classes in index["attributes"].items()}
     members = json.loads(path.read_text())["member_configs"] if path.is_file() else []
     return {name: list(classes) for member in members for name, classes in member["attributes"].items()}
 

@@ -23,6 +23,7 @@ def create_unet(
     attention_head_dim: int = 64,
     learned_variance: bool = True,
     resample_type: str = "resnet",
+    num_classes: int = 0,
 ) -> UNet2DModel:
     """A randomly initialised `UNet2DModel` with the reference's choices that diffusers does not default to.
 
@@ -37,6 +38,8 @@ def create_unet(
         attention_resolutions: the heights, in pixels, of the feature maps with self-attention.
         learned_variance: predict the variance in a second half of the output channels (eq. 8).
         resample_type: change the resolution by a residual block ("resnet") or one convolution ("conv", the cheaper).
+        num_classes: that it is told, beside one more label, `num_classes`, for none of them; 0 is a network that is
+            told nothing.
 
     Raises:
         ValueError: for arguments that no network can be made of.
@@ -65,6 +68,7 @@ def create_unet(
         norm_num_groups=norm_num_groups,
         attn_norm_num_groups=norm_num_groups,
         attention_head_dim=attention_head_dim,
+        num_class_embeds=num_classes + 1 if num_classes else None,
     )
     zero_initialize(unet)
     return unet

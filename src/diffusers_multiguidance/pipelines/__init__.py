@@ -1,6 +1,7 @@
 """Pipelines that sample and edit with multi-guidance."""
 
+from .multiguidance_cfg import MultiGuidanceCFGPipeline
 from .multiguidance_ddpm import MultiGuidanceDDPMPipeline, MultiGuidanceOutput
 from .multiguidance_edit import MultiGuidanceEditPipeline
 
-__all__ = ["MultiGuidanceDDPMPipeline", "MultiGuidanceEditPipeline", "MultiGuidanceOutput"]
+__all__ = ["MultiGuidanceCFGPipeline", "MultiGuidanceDDPMPipeline", "MultiGuidanceEditPipeline", "MultiGuidanceOutput"]

@@ -33,6 +33,7 @@ from ..guidance import (
     weights_from_target,
 )
 from ..hub.bundle import inline_source
+from ..models.autoencoder import VAE_CLASSES, downsampling, to_images, to_latents
 from ..models.noisy_classifier import NoisyClassifierSet
 from ..schedulers import SCHEDULERS, create_steps, scheduler_name
 
@@ -40,12 +41,13 @@ from ..schedulers import SCHEDULERS, create_steps, scheduler_name
 COMPONENT_CLASSES = {
     "unet": {"UNet2DModel"},
     "transformer": {"DiTTransformer2DModel"},
-    "vae": {"AutoencoderKL", "AutoencoderTiny", "VQModel"},
+    "vae": set(VAE_CLASSES),
     "scheduler": {class_name for class_name, _ in SCHEDULERS.values()},
     "classifiers": {"NoisyClassifierSet"},
 }
 STOCK_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline", "DiTPipeline")
 STOCK_NAMES = {"vqvae": "vae"}  # what a component is called there, and here
+CLASSIFIER_FREE = "MultiGuidanceCFGPipeline"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 SHARED_ARGUMENTS = (*HUB_ARGUMENTS, "dtype", "torch_dtype", "variant", "low_cpu_mem_usage")
 
@@ -82,6 +84,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet->transformer->classifiers->vae"
+    _settings: tuple[str, ...] = ("patch_size", "sampling_defaults", "calibrations")
     # diffusers silently ignores a component that has a default in the signature.
     _optional_components = ["unet", "transformer", "vae", "classifiers"]  # noqa: RUF012
 
@@ -97,19 +100,23 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         calibrations: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__()
-        _check_parts(unet, transformer, vae, classifiers, scheduler, patch_size)
+        parts = {"unet": unet, "transformer": transformer, "vae": vae, "classifiers": classifiers}
+        self._register(parts, scheduler, patch_size, sampling_defaults, calibrations)
+
+    def _register(
+        self, parts: dict[str, Any], scheduler: Any, patch_size: int, sampling_defaults: Any, calibrations: Any
+    ) -> None:
+        _check_parts(**parts, scheduler=scheduler, patch_size=patch_size)
         # What it has by default it has: else `from_config` of another scheduler would forget it, say to clip.
         said = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
         scheduler = type(scheduler).from_config(said)
-        if classifiers is not None:
+        if parts.get("classifiers") is not None:
             # Else every backward pass prepares for gradients of its weights; and as `Denoiser` lays out its network.
-            classifiers.requires_grad_(False).to(memory_format=torch.channels_last)
+            parts["classifiers"].requires_grad_(False).to(memory_format=torch.channels_last)
         self.register_to_config(
             patch_size=patch_size, sampling_defaults=sampling_defaults or {}, calibrations=calibrations or {}
         )
-        self.register_modules(
-            unet=unet, transformer=transformer, vae=vae, classifiers=classifiers, scheduler=scheduler
-        )
+        self.register_modules(**parts, scheduler=scheduler)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -131,13 +138,17 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         return self.transformer if self.unet is None else self.unet
 
     @property
+    def networks(self) -> list[torch.nn.Module]:
+        """The denoiser and each classifier: what a calibration belongs to."""
+        return [*_networks(self.denoiser), *_networks(self.classifiers)]
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
         height, width = _height_and_width(self.denoiser.config.sample_size)
         factor = self.config["patch_size"]
         if self.vae is not None:
-            widths = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
-            factor = 2 ** (len(widths) - 1)
+            factor = downsampling(self.vae)
         return height * factor, width * factor
 
     @property
@@ -240,11 +251,11 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         if target is not None:
             scale = self._need_scale(call["guidance_scale"], name)
             found = self._find_calibrations(target, call, calibration)
-            weights = weights_from_target(self.attributes, target, scale, batch_size, found)
+            weights = weights_from_target(self.attributes, target, self._total_weight(scale), batch_size, found)
         elif guidance_weights is not None:
             weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
         _check_generator(generator, batch_size)
-        labels = None if class_labels is None else self._class_labels(class_labels, batch_size)
+        labels = self._class_labels(class_labels, batch_size)
 
         device = self._execution_device
         denoiser = Denoiser(self.denoiser)
@@ -253,11 +264,19 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             functools.partial(denoiser.predict, class_labels=labels),
             create_steps(self.scheduler, call["num_inference_steps"], device),
             noise,
-            ClassifierScore(self.classifiers, weights) if weights else None,
-            call["guidance_interval"],
-            lambda number: eta,
-            generator,
+            guidance_interval=call["guidance_interval"],
+            eta=lambda number: eta,
+            generator=generator,
+            **(self._guidance(denoiser, weights) if weights else {}),
         )
+
+    def _total_weight(self, guidance_scale: float) -> float:
+        """Of the classes of an attribute."""
+        return guidance_scale
+
+    def _guidance(self, denoiser: Denoiser, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """What `denoise` follows where it guides."""
+        return {"guidance": ClassifierScore(self.classifiers, weights)}
 
     def resolve_call(
         self,
@@ -320,17 +339,14 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         """What the denoiser and the classifiers see of images (B, C, H, W) in [-1, 1]: patches, or latents."""
         if self.vae is None:
             return F.pixel_unshuffle(images, self.config["patch_size"])
-        encoded = self.vae.encode(images.to(self.vae.dtype))
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return latents.float() * self.vae.config.scaling_factor
+        return to_latents(self.vae, images)
 
     @torch.no_grad()
     def decode(self, sample: torch.Tensor) -> torch.Tensor:
-        """The reverse of `encode`, in slices of a few images, which is where a `vae` needs most memory."""
+        """The reverse of `encode`."""
         if self.vae is None:
             return F.pixel_shuffle(sample, self.config["patch_size"])
-        latents = (sample / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return torch.cat([self.vae.decode(part).sample.float() for part in latents.split(4)])
+        return to_images(self.vae, sample)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save as it stands on the Hub: stock components, `pipeline.py` and `classifiers/noisy_classifier.py`.
@@ -422,7 +438,9 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         kwargs["use_safetensors"] = True
         try:
             hub = {name: shared[name] for name in shared if name in HUB_ARGUMENTS}
-            for subfolder, entry in _components(DiffusionPipeline.load_config(path, **hub)).items():
+            index = DiffusionPipeline.load_config(path, **hub)
+            _check_class(index, cls.__name__)
+            for subfolder, entry in _components(index).items():
                 name = STOCK_NAMES.get(subfolder, subfolder)
                 if name in kwargs or name == "scheduler":
                     continue
@@ -443,7 +461,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         # installed. This class is, and `from_pretrained` passes it all models.
         index = super()._dict_from_json_file(json_file, *args)
         _components(index)
-        settings = {name: index[name] for name in ("patch_size", "sampling_defaults", "calibrations") if name in index}
+        settings = {name: index[name] for name in cls._settings if name in index}
         models = {name: [None, None] for name in cls._optional_components}
         return {**settings, **models, "scheduler": index["scheduler"], "_class_name": cls.__name__}
 
@@ -461,11 +479,17 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         """Of the attributes with a number for a target; see `guidance.find_calibrations`."""
         aims = target if isinstance(target, Mapping) else dict.fromkeys(self.attributes)
         numbers = [name for name in aims if not isinstance(aims[name], Mapping)]
-        networks = [network for part in (self.denoiser, self.classifiers) for network in _networks(part)]
-        return find_calibrations(self.config["calibrations"], numbers, call, choice, networks)
+        return find_calibrations(self.config["calibrations"], numbers, call, choice, self.networks)
 
-    def _class_labels(self, class_labels: Any, batch_size: int) -> torch.Tensor:
+    def _class_labels(self, class_labels: Any, batch_size: int) -> torch.Tensor | None:
         config = self.denoiser.config
+        if class_labels is None:
+            if config.get("num_class_embeds"):  # which of its labels stands for none, if any, it does not say
+                raise ValueError(
+                    f"`class_labels` is None; expected a label from 0 to {config['num_class_embeds'] - 1} for each "
+                    "image, as this `unet` is told one."
+                )
+            return None
         num_classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds") or 0
         if not num_classes:
             raise ValueError(f"`class_labels` is {class_labels!r}; expected None, as the denoiser knows no classes.")
@@ -478,7 +502,9 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         return torch.from_numpy(labels).to(self._execution_device)
 
 
-def _check_parts(unet: Any, transformer: Any, vae: Any, classifiers: Any, scheduler: Any, patch_size: int) -> None:
+def _check_parts(
+    unet: Any, transformer: Any, vae: Any, scheduler: Any, patch_size: int, classifiers: Any = None
+) -> None:
     """Raise `ValueError` for parts that no pipeline can be made of."""
     if (unet is None) == (transformer is None):
         number = "neither" if unet is None else "both"
@@ -549,6 +575,16 @@ def _components(index: Any) -> dict[str, str]:
             raise ValueError(f"`model_index.json` names {entry} as '{name}'; expected one of {sorted(known)}.")
         found[name] = entry[1]
     return found
+
+
+def _check_class(index: Any, class_name: str) -> None:
+    """Raise `ValueError` where the folder's denoiser is to be guided in another way."""
+    there = index.get("_class_name") if isinstance(index, dict) else None
+    there = there[-1] if isinstance(there, list) and there else str(there)
+    if there.startswith("MultiGuidance") and (there == CLASSIFIER_FREE) != (class_name == CLASSIFIER_FREE):
+        raise ValueError(
+            f"`pretrained_model_name_or_path` is a {there}, not a {class_name}; expected to load it by that class."
+        )
 
 
 def _check_generator(generator: Any, batch_size: int) -> None:

@@ -103,6 +103,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
             number = "neither" if target is None else "both"
             raise ValueError(f"`target` and `guidance_weights`: {number} given; expected exactly one of them.")
 
+        self._class_labels(None, len(sample))
         device = self._execution_device
         x_0 = self.encode(sample.to(device))
         if target is None:

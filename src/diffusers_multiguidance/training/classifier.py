@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Dataset
 
 from ..data.labels import read_labels, with_labels, with_numbers
-from ..data.transforms import image_channels, random_flips, with_tensors
+from ..data.transforms import image_channels
 from ..diffusion import GaussianDiffusion
 from ..guidance import check_guidance_interval
 from ..hub.publish import check_publishable
@@ -23,6 +23,7 @@ from ..utils.files import remove_written, replace_folder
 from ..utils.seeds import stream_seed
 from ..utils.writable import check_attributes
 from .finish import finish_pipeline
+from .inputs import take_inputs, with_inputs
 from .settings import PipelineSettings, check_numbers, flag
 from .trainer import Batch, create_accelerator, find_checkpoints, read_training_set, train, write_record
 
@@ -107,11 +108,11 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
         known = {} if teacher is None else {name: list(classes) for name, classes in teacher.attributes.items()}
         if any(known.get(name) != classes for name, classes in attributes.items()):
             raise ValueError(f"`--teacher` {settings.teacher} knows {known}; expected {attributes} among that.")
-    for network in (teacher, given.vae):
-        if network is not None:
-            network.to(accelerator.device)
+    if teacher is not None:
+        teacher.to(accelerator.device)
     compute_loss = classifier_loss(given, attributes, settings, teacher)
-    tensors = with_tensors(dataset, settings.size, [label_column(name, settings) for name in attributes])
+    columns = [label_column(name, settings) for name in attributes]
+    inputs = with_inputs(accelerator, dataset, given.vae, settings, columns)
     size, channels = given.denoiser.config["sample_size"], given.denoiser.config["in_channels"]
 
     members = []
@@ -123,7 +124,7 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
         torch.manual_seed(stream_seed(own.seed, "weights", 0))
         classifier = NoisyClassifier(attributes, size, channels, **settings.network)
         description = f"classifier {number + 1}/{settings.num_classifiers}"
-        classifier, record = train(accelerator, classifier, tensors, compute_loss, own, description)
+        classifier, record = train(accelerator, classifier, inputs, compute_loss, own, description)
         members.append(classifier.cpu().to(memory_format=torch.contiguous_format))
         if accelerator.is_main_process:
             with replace_folder(own.output_dir) as folder:
@@ -174,8 +175,7 @@ def classifier_loss(
     diffusion = GaussianDiffusion.from_scheduler(pipeline.scheduler)
 
     def compute_loss(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        images = random_flips(batch["image"], settings.random_flip, settings.random_vertical_flip)
-        x_0 = pipeline.encode(images)
+        x_0 = F.pixel_unshuffle(take_inputs(batch, pipeline.vae, settings), pipeline.config["patch_size"])
         index = torch.randint(len(diffusion), (len(x_0),))
         x_t = diffusion.add_noise(x_0, torch.randn_like(x_0), index)
         timesteps = diffusion.timesteps[index].to(x_0.device)

@@ -6,7 +6,7 @@ train_denoiser(DenoiserSettings(train_data_dir="runs/circles-32/data", output_di
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, Field, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -48,6 +48,12 @@ class Settings:
             choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
             if value is not None and choices and value not in choices:
                 raise ValueError(f"`--{name}` is {value!r}; expected one of {choices}.")
+
+
+def default_of(settings: Settings, name: str) -> Any:
+    """What the named field is unless given."""
+    (found,) = (one for one in fields(settings) if one.name == name)
+    return found.default if found.default_factory is MISSING else found.default_factory()
 
 
 def check_numbers(
