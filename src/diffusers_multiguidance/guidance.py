@@ -256,7 +256,7 @@ def find_calibrations(
         if not same + nearest:
             said = ", ".join(f"{name} {call[name]}" for name in call)
             warnings.warn(
-                f"'{attribute}' has no calibration for {said}: its target means the classifiers' probability, not a "
+                f"'{attribute}' has no calibration for {said}: its target means a target probability, not a "
                 "measured value.",
                 stacklevel=3,
             )
