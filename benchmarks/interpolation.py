@@ -1,4 +1,4 @@
-"""Share of samples in the gap: unguided, one classifier at a time, and the shipped set.
+"""Share of samples in the gap: unguided, guided, and by one classifier at a time.
 
     python benchmarks/interpolation.py pipelines/circles-32 --attribute position --out runs/benchmarks/circles-32
     python benchmarks/interpolation.py pipelines/faces-rendered --attribute Smiling --num-images 500 \\
@@ -43,18 +43,18 @@ def main(
     loaded = load_pipeline(pipeline, scheduler)
     classifiers = loaded.classifiers
     evaluate = load_evaluator(evaluator or find_evaluator(pipeline, attribute))
+    rows: dict[str, Any] = {"unguided": None, "guided": None}
     # The single classifiers are the set's members, which differ in nothing but their seed.
-    rows: dict[str, Any] = {"unguided": None, "set": classifiers}
-    for number, member in enumerate(classifiers.members[:num_classifiers]):
+    for number, member in enumerate([] if classifiers is None else classifiers.members[:num_classifiers]):
         rows[f"classifier {number}"] = NoisyClassifierSet.from_members([member])
 
     results: dict[str, Any] = {}
     values = {}
     for name, guides in rows.items():
-        loaded.classifiers = guides or classifiers
         started = time.monotonic()
-        call: dict[str, Any] = {"target": {attribute: target}} if guides else {}
-        if name.startswith("classifier"):
+        call: dict[str, Any] = {} if name == "unguided" else {"target": {attribute: target}}
+        if guides is not None:
+            loaded.classifiers = guides
             call["guidance_scale"] = loaded.resolve_call()["guidance_scale"] / 2  # the default is for the set
             call["calibration"] = None  # it was measured with the set
         images = generate(loaded, num_images, seed, description=name, **call)
@@ -77,7 +77,7 @@ def main(
             results[f"one classifier, {figure}, standard deviation"] = float(np.std(shares, ddof=1))
     with add_to_folder(out) as folder:
         save_results(folder / "interpolation.json", {"call": loaded.resolve_call(), **results})
-        save_histogram({name: values[name] for name in ("unguided", "set")}, attribute, folder / "histogram.png", gap)
+        save_histogram({name: values[name] for name in ("unguided", "guided")}, attribute, folder / "histogram.png", gap)
 
 
 if __name__ == "__main__":

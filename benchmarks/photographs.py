@@ -59,7 +59,7 @@ def main(
     held_out = held_out_images(photographs, training, edit.image_size, edit.channels)
     values = evaluate(held_out)
     middle = held_out[(values > gap[0]) & (values < gap[1])]
-    generated = {name: np.load(samples / name / "images.npz")["images"] for name in ("unguided", "set")}
+    generated = {name: np.load(samples / name / "images.npz")["images"] for name in ("unguided", "guided")}
 
     real = features(network, middle)
     results: dict[str, Any] = {
@@ -70,7 +70,7 @@ def main(
         "features": f"of the evaluator, {network.config['num_members']} {network.config['model']}",
         "held_out_share_in_gap": share_in_gap(values, gap),
         "evaluator": {name: value for name, value in record.items() if name.startswith("held_out")},
-        "share_nearer_than_held_out": share_nearer_than_held_out(generated["set"], held_out, known),
+        "share_nearer_than_held_out": share_nearer_than_held_out(generated["guided"], held_out, known),
     }
     for name, images in generated.items():
         mean, deviation = kernel_distance(features(network, images), real)
@@ -78,7 +78,7 @@ def main(
     if judge is not None:
         opinions = {name: load_evaluator(judge)(images) for name, images in generated.items()}
         results["judge_share_in_gap"] = {name: share_in_gap(opinion, gap) for name, opinion in opinions.items()}
-        results["judge_rank_correlation"] = float(spearmanr(opinions["set"], evaluate(generated["set"])).statistic)
+        results["judge_rank_correlation"] = float(spearmanr(opinions["guided"], evaluate(generated["guided"])).statistic)
 
     if num_edited:
         results["edits"], pairs = edit_ends(edit, attribute, evaluate, held_out, values, num_edited)
@@ -86,12 +86,12 @@ def main(
         save_results(temporary / "photographs.json", results)
         near = np.argsort(np.abs(values - target))[:100]
         image_grid(to_pil(held_out[near]), columns=20).save(temporary / "middle.png")
-        for name, images in (("guided", generated["set"]), ("unguided", generated["unguided"])):
+        for name, images in generated.items():
             image_grid(to_pil(images[:100]), columns=20).save(temporary / f"{name}.png")
         if num_edited:
             image_grid(to_pil(pairs), columns=16).save(temporary / "edited.png")
-        found = known[nearest_training_images(generated["set"][:32], known)[1]]
-        beside = np.stack([generated["set"][:32], found], axis=1).reshape(-1, *known.shape[1:])
+        found = known[nearest_training_images(generated["guided"][:32], known)[1]]
+        beside = np.stack([generated["guided"][:32], found], axis=1).reshape(-1, *known.shape[1:])
         image_grid(to_pil(beside), columns=16).save(temporary / "nearest.png")
     print(results)
 
