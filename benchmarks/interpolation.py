@@ -77,7 +77,8 @@ def main(
             results[f"one classifier, {figure}, standard deviation"] = float(np.std(shares, ddof=1))
     with add_to_folder(out) as folder:
         save_results(folder / "interpolation.json", {"call": loaded.resolve_call(), **results})
-        save_histogram({name: values[name] for name in ("unguided", "guided")}, attribute, folder / "histogram.png", gap)
+        shown = {name: values[name] for name in ("unguided", "guided")}
+        save_histogram(shown, attribute, folder / "histogram.png", gap)
 
 
 if __name__ == "__main__":

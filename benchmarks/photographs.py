@@ -78,7 +78,8 @@ def main(
     if judge is not None:
         opinions = {name: load_evaluator(judge)(images) for name, images in generated.items()}
         results["judge_share_in_gap"] = {name: share_in_gap(opinion, gap) for name, opinion in opinions.items()}
-        results["judge_rank_correlation"] = float(spearmanr(opinions["guided"], evaluate(generated["guided"])).statistic)
+        agreement = spearmanr(opinions["guided"], evaluate(generated["guided"]))
+        results["judge_rank_correlation"] = float(agreement.statistic)
 
     if num_edited:
         results["edits"], pairs = edit_ends(edit, attribute, evaluate, held_out, values, num_edited)
