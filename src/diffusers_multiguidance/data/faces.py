@@ -29,6 +29,7 @@ HAIR_CLASSES = ["black", "blond"]
 # Colours at latent 0, 0.5 and 1.
 HAIR_COLORS = ((20, 17, 18), (120, 76, 46), (244, 212, 134))
 SKIN_COLORS = ((92, 56, 40), (205, 150, 112), (252, 226, 206))
+RED_LIPS = (170, 45, 58)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,13 @@ def _blend(colors: tuple[tuple[int, ...], ...], share: float) -> np.ndarray:
     return np.array([np.interp(share, (0, 0.5, 1), channel) for channel in zip(*colors, strict=True)])
 
 
-def render_face(latents: Latents, rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+def render_face(
+    latents: Latents,
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    lip_color: tuple[int, int, int] = RED_LIPS,
+) -> np.ndarray:
     """Render one face.
 
     Everything that `latents` does not say is drawn from `rng` and independent of them: shape and pose of the head,
@@ -147,7 +154,7 @@ def render_face(latents: Latents, rng: np.random.Generator, width: int, height: 
     half_width = rng.uniform(0.95, 1.05) * (0.30 + 0.16 * latents.smile)
     corners = 0.28 - 0.54 * latents.smile  # how much lower than the middle
     opening = 0.3 * max(0.0, latents.smile - 0.3) ** 1.2
-    lips = 0.35 * skin + 0.65 * np.array([170, 45, 58])
+    lips = 0.35 * skin + 0.65 * np.array(lip_color)
     upper = _curve(mouth_x, mouth_y - 0.4 * corners, half_width, corners)
     if opening > 0:
         lower = upper + np.stack([0 * _SPAN, opening * 1.35 * (1 - _SPAN**2)], axis=1)
