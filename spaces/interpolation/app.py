@@ -254,7 +254,7 @@ def show(settings: Settings, problems: Sequence[str] = ()) -> dict[Any, Any]:
         strip_file: gr.update(interactive=False),
         gif_file: gr.update(interactive=False),
         sweep_status: status("Generated beforehand: move the slider. Press Sweep for your own." if opening else ""),
-        edit_tab: gr.update(visible=bool(names)),
+        edit_tab: gr.update(visible=model.edit is not None),
         canvas: blank_canvas(model.pipe.image_size),
         edit_strength: editing["strength"],
         edit_scale: editing["guidance_scale"],
@@ -480,7 +480,8 @@ with gr.Blocks(title="Between the extremes", analytics_enabled=False, delete_cac
             with gr.Tab("Edit") as edit_tab:
                 gr.Markdown(
                     "Draw a picture, upload one, or use a sample. It goes part of the way back to noise and returns "
-                    "guided to where the sliders point. Here they always say what the classifiers are to see.",
+                    "guided to where the sliders point. They ask for measured values where editing was calibrated "
+                    "with the numbers below, and else say what the classifiers are to see.",
                     elem_classes="note",
                 )
                 with gr.Row(equal_height=False):

@@ -31,6 +31,7 @@ from diffusers_multiguidance.schedulers import create_scheduler, scheduler_name
 
 OPENING = Path(__file__).with_name("opening")  # what `opening.py` wrote
 PREVIEWS = 8  # of the images while they emerge
+SETTINGS = ("patch_size", "sampling_defaults", "calibrations", "attributes")  # of a pipeline, beside its parts
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Model:
     card: dict[str, Any]  # what its card says to this page: name, note, gap by attribute, picture
     picture: Path | None
     pipe: MultiGuidanceDDPMPipeline
-    edit: MultiGuidanceEditPipeline
+    edit: MultiGuidanceEditPipeline | None  # without classifiers there is no editing
     attributes: dict[str, list[str]]  # those with two classes: each gets a slider
     evaluators: dict[str, Evaluator]  # of those that can be measured
     opening: Sweep | None
@@ -68,8 +69,8 @@ class Model:
         }
         if straight:
             known = {name: [{**one, "even_values": [0, 1]} for one in found] for name, found in known.items()}
-        said = {name: self.pipe.config[name] for name in ("patch_size", "sampling_defaults")}
-        return MultiGuidanceDDPMPipeline(**parts, **said, calibrations=known)
+        said = {name: self.pipe.config[name] for name in SETTINGS if name in self.pipe.config}
+        return type(self.pipe)(**parts, **{**said, "calibrations": known})
 
     def calibration(self, scheduler: str) -> dict[str, Any] | None:
         """That of the first attribute with this scheduler, where every attribute has one."""
@@ -103,8 +104,10 @@ def load_model(folder_or_id: str) -> Model:
         raise SystemExit(
             f"MULTIGUIDANCE_PIPELINE has {folder_or_id!r}; expected a pipeline's folder or its id on the Hub: {reason}"
         ) from None
-    settings = {key: pipe.config[key] for key in ("patch_size", "sampling_defaults", "calibrations")}
-    edit = MultiGuidanceEditPipeline(**pipe.components, **settings)
+    edit = None
+    if pipe.classifiers is not None:
+        said = {key: pipe.config[key] for key in SETTINGS if key in pipe.config}
+        edit = MultiGuidanceEditPipeline(**pipe.components, **said)
     # They come in the order of the alphabet, but a position runs across and a height upwards.
     ordered = sorted(pipe.attributes.items(), key=lambda item: item[0] != "position")
     attributes = {attribute: classes for attribute, classes in ordered if len(classes) == 2}
@@ -158,8 +161,11 @@ def sample(name: str, scheduler: str, seeds: list[int], straight: bool = False, 
 @on_gpu
 def edit(name: str, image: Image.Image, seeds: list[int], **call: Any) -> Iterator[Step]:
     """Edit an image once per seed; `call` goes to the pipeline."""
+    pipe = MODELS[name].edit
+    if pipe is None:
+        raise ValueError("This pipeline has no classifiers; expected one that has, to edit with.")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    yield from _previews(MODELS[name], MODELS[name].edit.denoise([image] * len(seeds), generator=generators, **call))
+    yield from _previews(MODELS[name], pipe.denoise([image] * len(seeds), generator=generators, **call))
 
 
 def _previews(model: Model, steps: Any) -> Iterator[Step]:
@@ -169,10 +175,11 @@ def _previews(model: Model, steps: Any) -> Iterator[Step]:
             yield Step(step.number, step.total, to_uint8(emerging.cpu().numpy()))
     finished, probabilities = model.pipe.finish(step.sample, "np")
     images = to_uint8(finished)
-    values = {
-        name: model.evaluators[name](images) if name in model.evaluators else probabilities[name][:, 1]
-        for name in model.attributes
-    }
+    values = {name: evaluate(images) for name, evaluate in model.evaluators.items()}
+    if probabilities is not None:  # the classifiers tell the others
+        values = {name: probabilities[name][:, 1] for name in model.attributes} | values
+    nothing = np.full(len(images), np.nan)
+    values = {name: values.get(name, nothing) for name in model.attributes}
     yield Step(step.total, step.total, images, values)
 
 

@@ -113,6 +113,21 @@ def test_loads_samples_the_same_and_is_guided(kind, tmp_path, caplog):
     )
 
 
+def test_a_dit_of_old_loads_by_its_class_of_now(tmp_path):
+    """As facebook/DiT-XL-2-256 has it."""
+    stock = stock_pipeline("dit")
+    stock.save_pretrained(tmp_path)
+    for path, key, old in (
+        (tmp_path / "model_index.json", "transformer", ["diffusers", "Transformer2DModel"]),
+        (tmp_path / "transformer" / "config.json", "_class_name", "Transformer2DModel"),
+    ):
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: old}))
+    pipeline = MultiGuidanceDDPMPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = sample(stock, class_labels=[1, 7], guidance_scale=1.0)
+    np.testing.assert_allclose(sample(pipeline, batch_size=2, class_labels=[1, 7]), expected, atol=1e-4)
+
+
 def test_a_transformer_of_one_class_wants_no_label():
     pipeline = with_parts(transformer=tiny_dit(1), scheduler=DDIMScheduler(num_train_timesteps=100, clip_sample=False))
     assert pipeline.denoiser is pipeline.transformer

@@ -46,7 +46,8 @@ COMPONENT_CLASSES = {
     "classifiers": {"NoisyClassifierSet"},
 }
 STOCK_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline", "DiTPipeline")
-STOCK_NAMES = {"vqvae": "vae"}  # what a component is called there, and here
+# What a component, and its class in folders of old, is called there, and here.
+STOCK_NAMES = {"vqvae": "vae", "Transformer2DModel": "DiTTransformer2DModel"}
 CLASSIFIER_FREE = "MultiGuidanceCFGPipeline"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 SHARED_ARGUMENTS = (*HUB_ARGUMENTS, "dtype", "torch_dtype", "variant", "low_cpu_mem_usage")
@@ -571,6 +572,8 @@ def _components(index: Any) -> dict[str, str]:
                 f"`model_index.json` has a component '{name}'; expected some of {list(COMPONENT_CLASSES)}."
             )
         library = ("noisy_classifier", "diffusers_multiguidance") if name == "classifiers" else ("diffusers",)
+        if isinstance(entry, list):
+            entry = [STOCK_NAMES.get(word, word) for word in map(str, entry)]
         if not isinstance(entry, list) or len(entry) != 2 or entry[0] not in library or entry[1] not in known:
             raise ValueError(f"`model_index.json` names {entry} as '{name}'; expected one of {sorted(known)}.")
         found[name] = entry[1]
