@@ -32,7 +32,7 @@ def copy(tmp_path) -> Path:
 def test_another_figure_shows_in_readme_docs_and_card(copy):
     path = copy / "benchmarks" / "results" / "interpolation-circles-32.json"
     content = json.loads(path.read_text())
-    content["results"]["set"]["share_in_gap"] = 0.1234
+    content["results"]["guided"]["share_in_gap"] = 0.1234
     path.write_text(json.dumps(content))
     changed = {name.relative_to(copy).as_posix() for name, text in script.render(copy).items() if "12.3" in text}
     assert {"README.md", "docs/results.md", "pipelines/circles-32/README.md"} <= changed
