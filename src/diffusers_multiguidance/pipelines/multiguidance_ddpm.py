@@ -33,6 +33,7 @@ from ..guidance import (
     weights_from_target,
 )
 from ..hub.bundle import inline_source
+from ..models.heads import restore_num_heads
 from ..models.noisy_classifier import NoisyClassifierSet
 from ..schedulers import SCHEDULERS, create_steps, scheduler_name
 
@@ -115,6 +116,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         super().__setattr__(name, value)
         if name not in self._optional_components or value is None:
             return
+        if name == "unet":
+            restore_num_heads(value)
         if self.config[name][0] is None:  # else diffusers would not save what was not there from the start
             self.register_modules(**{name: value})
         if self.config["calibrations"] and name != "vae":
