@@ -237,13 +237,13 @@ def convert_denoiser(
     heads = {width: num_heads or width // num_head_channels for width in widths}
     alike = len({width // heads[width] for width in widths}) == 1
     unet = create_unet(
-        image_size,
-        layout.channels,
-        layout.widths,
-        layout.attention_resolutions(image_size),
-        layout.layers_per_block,
-        GROUPS,
-        widths[0] // heads[widths[0]] if alike else GROUPS,
+        sample_size=image_size,
+        channels=layout.channels,
+        block_out_channels=layout.widths,
+        attention_resolutions=layout.attention_resolutions(image_size),
+        layers_per_block=layout.layers_per_block,
+        norm_num_groups=GROUPS,
+        attention_head_dim=widths[0] // heads[widths[0]] if alike else GROUPS,
         learned_variance=len(conv_out) > layout.channels,
         num_class_embeds=len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
         **layout.options,
@@ -283,14 +283,14 @@ def convert_classifier(
     classes = {str(number): number for number in range(len(weight))} if classes is None else classes
     check_classes(attribute, classes, len(weight))
     network = NoisyClassifier(
-        {attribute: list(classes)},
-        image_size,
-        layout.channels,
-        tuple(layout.widths),
-        layout.attention_resolutions(image_size),
-        layout.layers_per_block,
-        GROUPS,
-        num_head_channels,
+        attributes={attribute: list(classes)},
+        sample_size=image_size,
+        in_channels=layout.channels,
+        block_out_channels=tuple(layout.widths),
+        attention_resolutions=layout.attention_resolutions(image_size),
+        layers_per_block=layout.layers_per_block,
+        norm_num_groups=GROUPS,
+        attention_head_dim=num_head_channels,
         **layout.options,
     )
     trunk = {key: tensor for key, tensor in state.items() if key not in pool}
