@@ -211,6 +211,8 @@ def test_command(checkpoints, tmp_path, monkeypatch):
     assert guided.shape == (2, 16, 16, 3)
     assert np.isfinite(guided).all()
     assert np.abs(guided - unguided).max() > 1e-3
+    with pytest.raises(ValueError, match="`class_labels` is None; expected 2 whole numbers from 0 to 9"):
+        pipeline(2)
     card = (out / "README.md").read_text()
     assert 'target={"bird": 0.5}, class_labels=[0] * 16' in card
     assert str(checkpoints) not in card

@@ -135,7 +135,7 @@ def convert(
     }
     facts = unmeasured_facts(out.resolve().name, [])
     facts["summary"] = "Converted from checkpoints of guided-diffusion; the weights are theirs."
-    facts["training"] = [f"Denoiser: elsewhere; here is `{denoiser.name}`."]
+    facts["training"] = [f"The denoiser, `{denoiser.name}`, was trained elsewhere."]
     if classifier is not None:
         network = convert_classifier(
             read_state(classifier, "classifier"),
@@ -155,7 +155,7 @@ def convert(
         # The paper's, 30 for each of two classes.
         steps = min(250, scheduler.config.num_train_timesteps)
         index["sampling_defaults"] = {"ddpm": {"num_inference_steps": steps, "guidance_scale": 60.0}}
-        facts["training"].append(f"Classifier: elsewhere; here is `{classifier.name}`.")
+        facts["training"].append(f"So was the classifier, `{classifier.name}`.")
         kept = network.attributes[attribute]
         facts["target"] = {attribute: 0.5 if len(kept) == 2 else {kept[0]: 0.5, kept[-1]: 0.5}}
     with replace_folder(out) as folder:

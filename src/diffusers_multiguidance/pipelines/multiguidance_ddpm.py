@@ -184,7 +184,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             eta: noise of `DDIMScheduler`, from 0 (deterministic) to 1; 0 with any other.
             calibration: "same", the one measured with this scheduler, number of steps, guidance scale and interval;
                 "nearest", else of this scheduler that with the nearest number of steps; None, no calibration.
-            class_labels: one for each image, where the denoiser knows classes; None samples without.
+            class_labels: one for each image, where the denoiser knows classes; None samples without, as a
+                transformer can.
             generator: one for the batch, or a list with one per image, which makes an image independent of its batch.
             output_type: "pil", "np" (B, H, W, C in [0, 1]) or "pt" (B, C, H, W in [0, 1]).
             callback_on_step_end: called after every step as `(pipeline, step, timestep, {"sample": x})`; may return
@@ -247,7 +248,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         elif guidance_weights is not None:
             weights = weights_from_classes(self.attributes, guidance_weights, batch_size)
         _check_generator(generator, batch_size)
-        labels = None if class_labels is None else self._class_labels(class_labels, batch_size)
+        needs_labels = self.denoiser.config.get("num_class_embeds") is not None
+        labels = self._class_labels(class_labels, batch_size) if needs_labels or class_labels is not None else None
 
         device = self._execution_device
         denoiser = Denoiser(self.denoiser)
