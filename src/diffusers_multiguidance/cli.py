@@ -214,6 +214,50 @@ def card(
 
 
 @app.command()
+def convert(
+    denoiser: Annotated[Path, typer.Argument(help="A UNetModel of guided-diffusion, .pt or .safetensors.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pipeline.")],
+    classifier: Annotated[Path | None, typer.Option(help="An EncoderUNetModel.")] = None,
+    attribute: Annotated[str, typer.Option(help="What the classifier tells apart.")] = "label",
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME=OUTPUT", help="One to keep, by its number; repeatable. Else all."),
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="In pixels.")] = 64,
+    num_head_channels: Annotated[int, typer.Option(help="Of the denoiser's attention.")] = 64,
+    num_heads: Annotated[int | None, typer.Option(help="In its place, the same number at every width.")] = None,
+    new_attention_order: Annotated[bool, typer.Option("--new-attention-order", help="The denoiser's.")] = False,
+    classifier_num_head_channels: Annotated[int, typer.Option()] = 64,
+    classifier_new_attention_order: Annotated[bool, typer.Option("--classifier-new-attention-order")] = False,
+    noise_schedule: Annotated[str, typer.Option(help="linear or cosine.")] = "linear",
+    diffusion_steps: Annotated[int, typer.Option(help="Of training.")] = 1000,
+    rescale_timesteps: Annotated[
+        bool, typer.Option("--rescale-timesteps", help="The networks know the steps as if there were 1000.")
+    ] = False,
+) -> None:
+    """Make a pipeline out of checkpoints of guided-diffusion; what they don't tell is said as by its own flags."""
+    from .hub.convert_guided_diffusion import convert as convert_checkpoints
+
+    check_writable(out, "--out")
+    convert_checkpoints(
+        denoiser,
+        out,
+        classifier,
+        attribute,
+        parse_classes(classes) if classes else None,
+        image_size,
+        num_head_channels,
+        num_heads,
+        new_attention_order,
+        classifier_num_head_channels,
+        classifier_new_attention_order,
+        noise_schedule,
+        diffusion_steps,
+        rescale_timesteps,
+    )
+
+
+@app.command()
 def publish(
     pipeline: Annotated[Path, typer.Argument(help="A pipeline folder, with its card.")],
     repo_id: Annotated[str, typer.Option(help="NAMESPACE/NAME on the Hub; without a namespace, yours.")],
@@ -239,6 +283,17 @@ def parse_target(word: str) -> tuple[str, Target]:
         return attribute, float(value)
     except ValueError:
         raise ValueError(f"`--target` is {word!r}; expected a number or 'uniform' after the '='.") from None
+
+
+def parse_classes(words: list[str]) -> dict[str, int]:
+    """["hen=8", "jay=17"] as numbers by name."""
+    classes: dict[str, int] = {}
+    for word in words:
+        name, _, number = word.rpartition("=")
+        if not name or name in classes or not (number.isascii() and number.isdecimal()):
+            raise ValueError(f"`--class` is {word!r}; expected NAME=OUTPUT, each name once, such as hen=8.")
+        classes[name] = int(number)
+    return classes
 
 
 def read_images(path: Path) -> np.ndarray:

@@ -17,8 +17,10 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
+from helpers.guided_diffusion import UNetModel
 from helpers.launch import ROOT
 from helpers.tiny import tiny_pipeline
 from hypothesis import HealthCheck, given, settings
@@ -57,6 +59,7 @@ GOOD = {
     "sample": "sample TINY --num-images 1 --num-inference-steps 1",
     "evaluate": "evaluate SAMPLES --attribute Smiling --evaluator NETWORK",
     "card": "card TINY --facts FACTS",
+    "convert": "convert UNET --num-head-channels 32 --image-size 16",
 }
 
 
@@ -147,6 +150,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
     place("NOWHERE")
     place("BINARY", bytes(range(256)))
     place("NODIR").mkdir()
+    torch.save(UNetModel(num_head_channels=32).state_dict(), place("UNET"))
     for name, size, channels in (("LARGE", 16, 1), ("COLOUR", 8, 3)):
         ImageClassifier("test_resnet", "Smiling", ["no", "yes"], channels, size).save_pretrained(place(name))
     ImageClassifier("test_resnet", "Smiling", list("abc"), 1, 8).save_pretrained(place("THREE"))
@@ -239,7 +243,7 @@ BAD = [
     *((name, f"--output_dir {'x' * 300}", "`--output_dir`") for name in SCRIPTS),
     *(
         (name, f"--out {place}", "`--out`")
-        for name in ("sample", "evaluate", "demo")
+        for name in ("sample", "evaluate", "demo", "convert")
         for place in ("BELOW", "/proc/new")
     ),
     *(
@@ -434,6 +438,8 @@ def test_bad_flags(name, added, message, places, tmp_path):
                 ("TINY DATA --num-images 25", "images of one end; expected at least 25"),
             )
         ),
+        *((f"convert {place}", "`denoiser`") for place in ("NODIR", "NOWHERE", "FILE", "BINARY", "FACTS")),
+        ("convert UNET --classifier UNET --num-head-channels 32 --image-size 16", "`classifier`"),
         ("publish NODIR --repo-id a/b", "nodir"),
         ("sample NODIR", "nodir"),
         ("sample HALF", "half"),
@@ -500,6 +506,16 @@ OPTIONS = {
         "attribute",
     ],
     "card": ["facts", "load-from", "nothing"],
+    "convert": [
+        "classifier",
+        "attribute",
+        "class",
+        "image-size",
+        "num-head-channels",
+        "num-heads",
+        "noise-schedule",
+        "diffusion-steps",
+    ],
     "publish": ["repo-id", "revision", "private"],
 }
 COMMANDS = {
@@ -507,6 +523,7 @@ COMMANDS = {
     "evaluate": "evaluate SAMPLES --attribute Smiling --evaluator LARGE",
     "calibrate": "calibrate HALF --attribute Smiling --evaluator NETWORK",
     "card": "card NODIR --facts FACTS",
+    "convert": "convert UNET --classifier UNET",
     "publish": "publish HALF --repo-id a/b",
 }
 

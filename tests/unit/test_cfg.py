@@ -18,7 +18,7 @@ LABELS = {"Smiling": {"no": 0, "yes": 1}}
 def cfg_pipeline(kind: str = "unet", **changes) -> MultiGuidanceCFGPipeline:
     torch.manual_seed(0)
     if kind == "unet":
-        network = create_unet(8, 1, (8, 16), (4,), 1, 4, 8, num_classes=2)
+        network = create_unet(8, 1, (8, 16), (4,), 1, 4, 8, num_class_embeds=3)
     else:
         network = create_dit(8, 1, 2, 2, 2, 8, num_classes=2)
     for parameter in network.parameters():  # zeros would hide the labels from the tests

@@ -169,7 +169,11 @@ def pipeline_card(folder: Path, facts: dict[str, Any], load_from: str) -> str:
         load_from=load_from,
         pipeline_class="MultiGuidanceCFGPipeline" if "attributes" in index else "MultiGuidanceDDPMPipeline",
         targets=json.dumps(facts.get("target", dict.fromkeys(attributes, 0.5))),
-        ends=", ".join(f"{name}: 0 = {classes[0]}, 1 = {classes[-1]}" for name, classes in attributes.items()),
+        ends=", ".join(
+            f"{name}: 0 = {classes[0]}, 1 = {classes[-1]}" if len(classes) == 2 else f"{name}: shares of its classes"
+            for name, classes in attributes.items()
+        ),
+        labels=", class_labels=[0] * 16" if _knows_classes(folder / "unet" / "config.json") else "",
     )
     return str(card)
 
@@ -180,6 +184,11 @@ def _read_attributes(index: dict[str, Any], path: Path) -> dict[str, list[str]]:
         return {name: [key for key, _ in classes] for name, classes in index["attributes"].items()}
     members = json.loads(path.read_text())["member_configs"] if path.is_file() else []
     return {name: list(classes) for member in members for name, classes in member["attributes"].items()}
+
+
+def _knows_classes(path: Path) -> bool:
+    """Whether a `UNet2DModel` wants `class_labels`."""
+    return path.is_file() and json.loads(path.read_text()).get("num_class_embeds") is not None
 
 
 def eval_results(facts: dict[str, Any]) -> list[EvalResult]:

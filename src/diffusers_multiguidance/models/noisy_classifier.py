@@ -33,6 +33,8 @@ def check_network(
     layers_per_block: int,
     norm_num_groups: int,
     attention_head_dim: int,
+    resample_type: str,
+    resnet_time_scale_shift: str,
 ) -> tuple[int, int]:
     """Height and width of `sample_size`, where a network can be made of these arguments; the last level attends.
 
@@ -47,6 +49,12 @@ def check_network(
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"`{name}` is {count}; expected at least 1.")
+    if resample_type not in ("resnet", "conv"):
+        raise ValueError(f"`resample_type` is {resample_type!r}; expected 'resnet' or 'conv'.")
+    if resnet_time_scale_shift not in ("scale_shift", "default"):
+        raise ValueError(
+            f"`resnet_time_scale_shift` is {resnet_time_scale_shift!r}; expected 'scale_shift' or 'default'."
+        )
     if not block_out_channels:
         raise ValueError("`block_out_channels` is empty; expected the width of at least one resolution.")
     height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
@@ -107,6 +115,8 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         norm_num_groups: groups of the group norms; must divide every width.
         attention_head_dim: channels per attention head; must divide the widths that attend, the last among them.
         dropout: dropout within the residual blocks.
+        resample_type: halve the resolution by a residual block ("resnet") or one convolution ("conv").
+        resnet_time_scale_shift: the timestep scales and shifts ("scale_shift"), or is added ("default").
     """
 
     @register_to_config
@@ -121,6 +131,8 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         norm_num_groups: int = 32,
         attention_head_dim: int = 64,
         dropout: float = 0.0,
+        resample_type: str = "resnet",
+        resnet_time_scale_shift: str = "scale_shift",
     ) -> None:
         super().__init__()
         size = check_network(
@@ -130,27 +142,31 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
             layers_per_block,
             norm_num_groups,
             attention_head_dim,
+            resample_type,
+            resnet_time_scale_shift,
         )
         time_embed_dim = 4 * block_out_channels[0]
         self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=3, padding=1)
         self.time_proj = Timesteps(block_out_channels[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(block_out_channels[0], time_embed_dim)
+        plain_block = "ResnetDownsampleBlock2D" if resample_type == "resnet" else "DownBlock2D"
         self.down_blocks = nn.ModuleList()
         height, width = size[0], block_out_channels[0]
         for level, next_width in enumerate(block_out_channels):
             is_last = level == len(block_out_channels) - 1
             block = get_down_block(
-                "AttnDownBlock2D" if height in attention_resolutions else "ResnetDownsampleBlock2D",
+                "AttnDownBlock2D" if height in attention_resolutions else plain_block,
                 num_layers=layers_per_block,
                 in_channels=width,
                 out_channels=next_width,
                 temb_channels=time_embed_dim,
                 add_downsample=not is_last,
-                downsample_type="resnet",
+                downsample_padding=1,
+                downsample_type=resample_type,
                 resnet_eps=1e-5,
                 resnet_act_fn="silu",
                 resnet_groups=norm_num_groups,
-                resnet_time_scale_shift="scale_shift",
+                resnet_time_scale_shift=resnet_time_scale_shift,
                 attention_head_dim=attention_head_dim,
                 dropout=dropout,
             )
@@ -164,7 +180,7 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
             resnet_act_fn="silu",
             resnet_groups=norm_num_groups,
             attn_groups=norm_num_groups,
-            resnet_time_scale_shift="scale_shift",
+            resnet_time_scale_shift=resnet_time_scale_shift,
             attention_head_dim=attention_head_dim,
             dropout=dropout,
         )

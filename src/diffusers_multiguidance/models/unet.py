@@ -23,7 +23,8 @@ def create_unet(
     attention_head_dim: int = 64,
     learned_variance: bool = True,
     resample_type: str = "resnet",
-    num_classes: int = 0,
+    resnet_time_scale_shift: str = "scale_shift",
+    num_class_embeds: int | None = None,
 ) -> UNet2DModel:
     """A randomly initialised `UNet2DModel` with the reference's choices that diffusers does not default to.
 
@@ -38,21 +39,26 @@ def create_unet(
         attention_resolutions: the heights, in pixels, of the feature maps with self-attention.
         learned_variance: predict the variance in a second half of the output channels (eq. 8).
         resample_type: change the resolution by a residual block ("resnet") or one convolution ("conv", the cheaper).
-        num_classes: that it is told, beside one more label, `num_classes`, for none of them; 0 is a network that is
-            told nothing.
+        resnet_time_scale_shift: the timestep scales and shifts ("scale_shift"), or is added ("default").
+        num_class_embeds: classes that it knows; None for a network without.
 
     Raises:
         ValueError: for arguments that no network can be made of.
     """
-    if resample_type not in ("resnet", "conv"):
-        raise ValueError(f"`resample_type` is {resample_type!r}; expected 'resnet' or 'conv'.")
+    height, _ = check_network(
+        sample_size,
+        block_out_channels,
+        attention_resolutions,
+        layers_per_block,
+        norm_num_groups,
+        attention_head_dim,
+        resample_type,
+        resnet_time_scale_shift,
+    )
     plain_down, plain_up = {
         "resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
         "conv": ("DownBlock2D", "UpBlock2D"),
     }[resample_type]
-    height, _ = check_network(
-        sample_size, block_out_channels, attention_resolutions, layers_per_block, norm_num_groups, attention_head_dim
-    )
     with_attention = [height // 2**level in attention_resolutions for level in range(len(block_out_channels))]
     unet = UNet2DModel(
         sample_size=sample_size,
@@ -64,11 +70,11 @@ def create_unet(
         layers_per_block=layers_per_block,
         downsample_type=resample_type,
         upsample_type=resample_type,
-        resnet_time_scale_shift="scale_shift",
+        resnet_time_scale_shift=resnet_time_scale_shift,
         norm_num_groups=norm_num_groups,
         attn_norm_num_groups=norm_num_groups,
         attention_head_dim=attention_head_dim,
-        num_class_embeds=num_classes + 1 if num_classes else None,
+        num_class_embeds=num_class_embeds,
     )
     zero_initialize(unet)
     return unet

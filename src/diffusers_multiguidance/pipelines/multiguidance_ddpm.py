@@ -34,6 +34,7 @@ from ..guidance import (
 )
 from ..hub.bundle import inline_source
 from ..models.autoencoder import VAE_CLASSES, downsampling, to_images, to_latents
+from ..models.heads import restore_num_heads
 from ..models.noisy_classifier import NoisyClassifierSet
 from ..schedulers import SCHEDULERS, create_steps, scheduler_name
 
@@ -123,6 +124,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
         super().__setattr__(name, value)
         if name not in self._optional_components or value is None:
             return
+        if name == "unet":
+            restore_num_heads(value)
         if self.config[name][0] is None:  # else diffusers would not save what was not there from the start
             self.register_modules(**{name: value})
         if self.config["calibrations"] and name != "vae":
@@ -193,7 +196,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             eta: noise of `DDIMScheduler`, from 0 (deterministic) to 1; 0 with any other.
             calibration: "same", the one measured with this scheduler, number of steps, guidance scale and interval;
                 "nearest", else of this scheduler that with the nearest number of steps; None, no calibration.
-            class_labels: one for each image, where the denoiser knows classes; None samples without.
+            class_labels: one for each image, where the denoiser knows classes; None samples without, as a
+                transformer can.
             generator: one for the batch, or a list with one per image, which makes an image independent of its batch.
             output_type: "pil", "np" (B, H, W, C in [0, 1]) or "pt" (B, C, H, W in [0, 1]).
             callback_on_step_end: called after every step as `(pipeline, step, timestep, {"sample": x})`; may return

@@ -241,5 +241,5 @@ def create_denoiser(settings: DenoiserSettings, vae: Any, channels: int, num_cla
         **settings.network,
         learned_variance=learned_variance,
         resample_type=settings.resample_type,
-        num_classes=num_classes,
+        num_class_embeds=num_classes + 1 if num_classes else None,  # the last one for none of them
     )
