@@ -11,7 +11,9 @@ import torch
 from helpers.launch import ROOT
 from helpers.tiny import tiny_classifier
 
+from diffusers_multiguidance.data.circles import circles
 from diffusers_multiguidance.models import NoisyClassifierSet
+from diffusers_multiguidance.models.autoencoder import load_vae, to_latents
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
 
 CIRCLES = ROOT / "pipelines" / "circles-32"
@@ -121,3 +123,61 @@ def test_square_by_two_attributes_and_by_corners(tmp_path):
         counts = np.array(results["images_by_cell"])
         assert results["cells_with_an_image"] == (counts > 0).sum()
         assert counts.sum() == round(100 * (1 - results["share_malformed"]))
+
+
+SMALL = "norm_num_groups: 4, attention_head_dim: 8, layers_per_block: 1, attention_resolutions: [], resolution: 16"
+RECIPE = f"""
+train_unet: {{train_data_dir: DATA, {SMALL}, block_out_channels: [8, 8], train_batch_size: 4, ddpm_num_steps: 50,
+  num_inference_steps: 2}}
+train_classifier: {{train_data_dir: DATA, attributes: [position], {SMALL}, block_out_channels: [8, 8],
+  train_batch_size: 4, max_train_steps: 2}}
+"""
+
+
+def test_variance_schedule_and_loss(tmp_path):
+    circles(24, 16).save_to_disk(tmp_path / "data")
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("DATA", str(tmp_path / "data")))
+    out = tmp_path / "out"
+    script("variance").main(tmp_path / "small.yaml", "position", out, max_train_steps=2, num_images=2)
+    results = json.loads((out / "variance.json").read_text())["results"]
+    assert len(results["rows"]) == len(list(out.glob("*.png"))) == 8
+    assert all(0 <= row["share_malformed"] <= 1 for row in results["rows"].values())
+    assert {path.parent.name for path in out.glob("*/classifiers")} == {
+        "cosine-fixed-small-L_simple",
+        "linear-fixed-small-L_simple",
+    }
+
+
+def test_extrapolation(tmp_path, monkeypatch):
+    extrapolation = script("extrapolation")
+    recipe = RECIPE.replace("train_data_dir: DATA, ", "").replace("attributes: [position], ", "")
+    for name, resolution in (("circles-16", 16), ("faces-rendered", 32)):
+        (tmp_path / f"{name}.yaml").write_text(recipe.replace("resolution: 16", f"resolution: {resolution}"))
+    monkeypatch.setattr(extrapolation, "RECIPES", tmp_path)
+    monkeypatch.setattr(extrapolation, "FACES", ROOT / "pipelines" / "faces-rendered")
+    monkeypatch.chdir(ROOT)
+    extrapolation.positions(tmp_path / "outer", [30.0], num_images=2, max_train_steps=2)
+    extrapolation.lips(tmp_path / "lips", [30.0], num_images=2, num_rendered=8, max_train_steps=2)
+    for name in ("outer", "lips"):
+        rows = json.loads((tmp_path / name / "extrapolation.json").read_text())["results"]["rows"]
+        assert list(rows) == ["unguided", "scale 30"]
+        assert (tmp_path / name / "scale-30.png").stat().st_size > 0
+
+
+def test_green_lips_are_told_from_red_ones():
+    extrapolation = script("extrapolation")
+    rendered = extrapolation.with_lips(100, 32, seed=5)
+    pixels = np.stack([np.asarray(image) for image in rendered["image"]])
+    found, truth = extrapolation.has_green_lips(pixels), np.array(rendered["lips"]) == 1
+    assert found[truth].mean() > 0.9
+    assert found[~truth].mean() < 0.05
+
+
+def test_a_small_autoencoder(tmp_path):
+    circles(60, 16).save_to_disk(tmp_path / "data")
+    script("autoencoder").main(tmp_path / "data", tmp_path / "vae", "16", max_train_steps=3, train_batch_size=4)
+    vae = load_vae(str(tmp_path / "vae"))
+    images = torch.rand(200, 1, 16, 16) * 2 - 1
+    assert to_latents(vae, images).shape == (200, 4, 4, 4)
+    assert vae.config.scaling_factor != 1
+    assert (tmp_path / "vae" / "reconstructed.png").stat().st_size > 0

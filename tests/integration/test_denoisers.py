@@ -160,6 +160,10 @@ def test_the_bound_alone_teaches_the_mean():
             "`--attribute` is 'hair'; expected a column of lab",
         ),
         ({**UNET, "label_dropout": 1.0}, "`--label_dropout` is 1.0; expected a number"),
+        (
+            {**UNET, "ddpm_beta_schedule": "linear"},
+            "`--ddpm_num_steps` is 20; expected more than 20, for betas below 1",
+        ),
         ({**UNET, "loss_type": "vlb", "variance_type": "fixed_small"}, "`--loss_type` is 'vlb' with a fixed variance"),
     ],
 )

@@ -61,6 +61,8 @@ class DenoiserSettings(PipelineSettings):
         check_numbers(self, *counts, at_least=1)
         self._check_architecture()
         check_numbers(self, "num_inference_steps", at_least=1, below=self.ddpm_num_steps + 1)
+        if self.ddpm_beta_schedule == "linear" and self.ddpm_num_steps <= 20:
+            raise ValueError(f"`--ddpm_num_steps` is {self.ddpm_num_steps}; expected more than 20, for betas below 1.")
         check_numbers(self, "vlb_weight", at_least=0)
         check_numbers(self, "logit_mean")
         check_numbers(self, "logit_std", above=0)
