@@ -17,6 +17,7 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from helpers.launch import ROOT
 from helpers.tiny import generators, tiny_classifier, tiny_pipeline, tiny_stock_unet, with_parts
 from PIL import Image
+from test_cfg import cfg_pipeline
 
 from diffusers_multiguidance import NoisyClassifierSet, create_unet
 
@@ -73,6 +74,20 @@ def test_what_a_pipeline_says_of_itself(space):
     *_, (images, words, _, _) = space.app.generate(space.settings.from_query({"pipeline": "stock", "steps": 2})[0])
     assert len(images) == 4
     assert "4 images in" in words
+
+
+def test_a_pipeline_without_classifiers_has_sliders_and_no_editing(space, tmp_path, monkeypatch):
+    cfg_pipeline().save_pretrained(tmp_path / "cfg")
+    model = space.sampling.load_model(str(tmp_path / "cfg"))
+    monkeypatch.setitem(space.sampling.MODELS, "cfg", model)
+    page = space.app.show(space.settings.defaults(model))
+    assert page[space.app.targets[0]]["visible"]
+    assert not page[space.app.edit_tab]["visible"]
+    *_, last = space.sampling.sample("cfg", "ddpm", [0, 1], target={"Smiling": 0.5}, num_inference_steps=2)
+    assert last.images.shape == (2, 8, 8, 1)
+    assert np.isnan(last.values["Smiling"]).all()  # nobody to tell
+    with pytest.raises(ValueError, match="This pipeline has no classifiers; expected one that has"):
+        next(space.sampling.edit("cfg", Image.new("L", (8, 8)), [0], target={"Smiling": 0.5}))
 
 
 def test_a_wrong_pipeline_is_named(space):
