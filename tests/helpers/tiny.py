@@ -3,7 +3,14 @@
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from diffusers_multiguidance import MultiGuidanceDDPMPipeline, NoisyClassifier, NoisyClassifierSet, create_unet
+from diffusers_multiguidance import (
+    MultiGuidanceCFGPipeline,
+    MultiGuidanceDDPMPipeline,
+    NoisyClassifier,
+    NoisyClassifierSet,
+    create_dit,
+    create_unet,
+)
 
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 30.0, "guidance_interval": [0.0, 1.0]}
 SAMPLING_DEFAULTS = {
@@ -69,3 +76,26 @@ def tiny_stock_unet(channels: int = 1) -> UNet2DModel:
 
 def generators(count: int, start: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(start + number) for number in range(count)]
+
+
+LABELS = {"Smiling": {"no": 0, "yes": 1}}
+
+
+def cfg_pipeline(kind: str = "unet", **changes) -> MultiGuidanceCFGPipeline:
+    """One that is told classes, and no classifiers."""
+    torch.manual_seed(0)
+    if kind == "unet":
+        network = create_unet(8, 1, (8, 16), (4,), 1, 4, 8, num_class_embeds=3)
+    else:
+        network = create_dit(8, 1, 2, 2, 2, 8, num_classes=2)
+    for parameter in network.parameters():  # zeros would hide the labels from the tests
+        torch.nn.init.normal_(parameter, std=0.1)
+    scheduler = DDPMScheduler(
+        100, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", timestep_spacing="linspace"
+    )
+    parts = {"unet": None, "transformer": None, "vae": None, "scheduler": scheduler, "attributes": LABELS}
+    defaults = {"ddpm": {**SAMPLING, "guidance_scale": 0.1}}
+    name = "unet" if kind == "unet" else "transformer"
+    pipeline = MultiGuidanceCFGPipeline(**{**parts, name: network.eval(), "sampling_defaults": defaults, **changes})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
-from helpers.tiny import tiny_classifier, tiny_pipeline, with_parts
+from helpers.tiny import cfg_pipeline, tiny_classifier, tiny_pipeline, with_parts
 from safetensors.torch import load_file, save_file
 
+from diffusers_multiguidance.generate import load_pipeline
 from diffusers_multiguidance.hub.bundle import inline_source
 from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.pipelines import MultiGuidanceDDPMPipeline
@@ -33,7 +34,7 @@ import numpy as np, torch
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
 pipeline.set_progress_bar_config(disable=True)
-attribute = next(iter(pipeline.classifiers.attributes))
+attribute = next(iter(pipeline.attributes))
 generator = torch.Generator().manual_seed(0)
 out = pipeline(2, target={attribute: 0.5}, num_inference_steps=5, generator=generator, output_type="np")
 np.save(sys.argv[2], out.images)
@@ -52,7 +53,7 @@ def run_without_package(folder: Path, tmp_path: Path) -> tuple[np.ndarray, Path]
 
 
 def sample_with_package(folder: Path) -> np.ndarray:
-    pipeline = MultiGuidanceDDPMPipeline.from_pretrained(folder)
+    pipeline = load_pipeline(folder)
     pipeline.set_progress_bar_config(disable=True)
     attribute = next(iter(pipeline.attributes))
     generator = torch.Generator().manual_seed(0)
@@ -240,6 +241,13 @@ def test_a_committed_pipeline_saved_anew_loads_both_ways(tmp_path):
     MultiGuidanceDDPMPipeline.from_pretrained(committed).save_pretrained(tmp_path / "saved")
     images, _ = run_without_package(tmp_path / "saved", tmp_path)
     np.testing.assert_allclose(sample_with_package(committed), images, rtol=0, atol=1e-4)
+
+
+def test_a_pipeline_without_classifiers_runs_without_package(tmp_path):
+    cfg_pipeline("dit").save_pretrained(tmp_path / "cfg")
+    images, saved = run_without_package(tmp_path / "cfg", tmp_path)
+    for folder in (tmp_path / "cfg", saved):
+        np.testing.assert_allclose(sample_with_package(folder), images, rtol=0, atol=1e-4)
 
 
 def test_a_folder_of_the_former_version_says_so(folder):

@@ -3,35 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, DiTPipeline
-from helpers.tiny import SAMPLING, generators, tiny_pipeline
+from diffusers import DiffusionPipeline, DiTPipeline
+from helpers.tiny import cfg_pipeline, generators, tiny_pipeline
 from test_stock_pipelines import stock_pipeline, tiny_dit
 
-from diffusers_multiguidance import calibrate, create_dit, create_unet, load_pipeline
+from diffusers_multiguidance import calibrate, create_dit, load_pipeline
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.guidance import ConditionalPrediction
 from diffusers_multiguidance.pipelines import MultiGuidanceCFGPipeline, MultiGuidanceDDPMPipeline
-
-LABELS = {"Smiling": {"no": 0, "yes": 1}}
-
-
-def cfg_pipeline(kind: str = "unet", **changes) -> MultiGuidanceCFGPipeline:
-    torch.manual_seed(0)
-    if kind == "unet":
-        network = create_unet(8, 1, (8, 16), (4,), 1, 4, 8, num_class_embeds=3)
-    else:
-        network = create_dit(8, 1, 2, 2, 2, 8, num_classes=2)
-    for parameter in network.parameters():  # zeros would hide the labels from the tests
-        torch.nn.init.normal_(parameter, std=0.1)
-    scheduler = DDPMScheduler(
-        100, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", timestep_spacing="linspace"
-    )
-    parts = {"unet": None, "transformer": None, "vae": None, "scheduler": scheduler, "attributes": LABELS}
-    defaults = {"ddpm": {**SAMPLING, "guidance_scale": 0.1}}
-    name = "unet" if kind == "unet" else "transformer"
-    pipeline = MultiGuidanceCFGPipeline(**{**parts, name: network.eval(), "sampling_defaults": defaults, **changes})
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def test_the_prediction_is_equation_12():

@@ -15,9 +15,8 @@ import torch
 import yaml
 from diffusers import DDPMPipeline, DDPMScheduler
 from helpers.launch import ROOT
-from helpers.tiny import generators, tiny_classifier, tiny_pipeline, tiny_stock_unet, with_parts
+from helpers.tiny import cfg_pipeline, generators, tiny_classifier, tiny_pipeline, tiny_stock_unet, with_parts
 from PIL import Image
-from test_cfg import cfg_pipeline
 
 from diffusers_multiguidance import NoisyClassifierSet, create_unet
 
