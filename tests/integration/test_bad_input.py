@@ -460,7 +460,7 @@ def test_bad_arguments(command, message, places, tmp_path):
 
 # One flag of a script, or option of a command, with any value. The data that they name aren't there, so that what
 # happens to be good ends in a sentence, too.
-NAMES_ON_THE_HUB = ("pipeline", "teacher", "zero_shot_model")
+NAMES_ON_THE_HUB = ("pipeline", "teacher", "zero_shot_model", "vae")
 FUZZED = {
     "train_unet": "train_unet --train_data_dir NOWHERE",
     "train_classifier": "train_classifier --train_data_dir NOWHERE --pipeline TINY --attributes Smiling",
@@ -557,11 +557,24 @@ NUMBERS = {
 }
 
 
+DIT = {
+    "num_layers": st.integers(-1, 2),
+    "num_attention_heads": st.integers(-1, 3),
+    "attention_head_dim": st.integers(-1, 9),
+    "patch_size": st.integers(-1, 9),
+    "resolution": st.integers(-1, 17),
+    "label_dropout": st.floats(-1, 2),
+}
+
+
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(changes=st.fixed_dictionaries({}, optional=NUMBERS))
+@given(changes=st.one_of(st.fixed_dictionaries({}, optional=NUMBERS), st.fixed_dictionaries(DIT)))
 def test_any_size_of_a_network_trains_or_ends_in_one_sentence(places, changes):
     with tempfile.TemporaryDirectory() as folder:
-        words = words_of(GOOD["train_unet"], places, Path(folder) / "out")
+        start = GOOD["train_unet"]
+        if "num_layers" in changes:
+            start = start.replace(SMALL, f"{QUICK} --architecture dit")
+        words = words_of(start, places, Path(folder) / "out")
         for flag, value in changes.items():
             words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
         code, sentence = run(words)
