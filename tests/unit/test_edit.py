@@ -185,6 +185,18 @@ def test_interpolation_goes_from_image_to_image(edit, method):
     np.testing.assert_allclose(np.asarray(images[1])[..., None] / 255, out.images[2], atol=0.003)
 
 
+def test_interpolation_needs_no_classifiers(edit):
+    out = edit.interpolate(*pictures(2), 3, output_type="pt")
+    edit.classifiers = None
+    unguided = edit.interpolate(*pictures(2), 3, output_type="pt")
+    assert torch.equal(unguided.images, out.images)
+    assert unguided.probabilities is None
+
+
+def test_latents_do_not_depend_on_their_batch(edit):
+    torch.testing.assert_close(edit.invert(pictures(3))[1:2], edit.invert(pictures(3)[1]), rtol=0, atol=1e-5)
+
+
 def test_slerp_keeps_the_norm_and_lerp_does_not():
     first, last = torch.randn(2, 3, 16, 16, generator=generators(1)[0])
     for share in (0.0, 0.2, 0.5, 1.0):
