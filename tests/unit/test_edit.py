@@ -226,6 +226,7 @@ TARGET = {"target": {"Smiling": 0.5}}
         ({"image": None, "latents": [0.0]}, "`latents` is a list; expected a tensor"),
         ({"image": None, "latents": torch.zeros(1, 1, 8, 9)}, r"of shape \(1, 1, 8, 9\); expected .* \(B, 1, 8, 8\)"),
         ({"image": None, "latents": torch.zeros(1, 1, 8, 8).long()}, "`latents` is torch.int64 of shape"),
+        ({"image": None, "latents": torch.full((1, 1, 8, 8), torch.nan)}, "`latents` has infinite numbers or NaN;"),
         (
             {"image": None, "latents": torch.zeros(1, 1, 8, 8), **TARGET},
             "`calibration` is 'same' with `latents`; expected None",

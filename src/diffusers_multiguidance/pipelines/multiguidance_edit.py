@@ -110,7 +110,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
         if (image is None) == (latents is None):
             number = "neither" if image is None else "both"
             raise ValueError(f"`image` and `latents`: {number} given; expected exactly one of them.")
-        start = self._check_latents(latents) if image is None else self.encode(self._to_sample(image))
+        start = self._check_latents(latents) if image is None else self._to_sample(image)
         _check_generator(generator, len(start))
         if not is_number(eta, 0, 1):
             raise ValueError(f"`eta` is {eta!r}; expected a number from 0 to 1.")
@@ -124,6 +124,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
                 "`calibration` is 'same' with `latents`; expected None, as only an image shows where an edit starts."
             )
 
+        start = start if image is None else self.encode(start)
         weights = {}
         if guidance_weights is not None:
             weights = weights_from_classes(self.attributes, guidance_weights, len(start))
@@ -149,7 +150,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
         strength: float | None = None,
         inverse_scheduler: Any = None,
     ) -> torch.Tensor:
-        """Latents of one image or more: the noise from which unguided steps without noise of their own lead to it.
+        """Latents of one image or more: the noise from which deterministic, unguided steps lead back to it.
 
         Args:
             image: as of the call; so with the two below.
@@ -274,6 +275,8 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
                 f"`latents` is {latents.dtype} of shape {tuple(latents.shape)}; expected floating point numbers of "
                 f"shape (B, {', '.join(map(str, shape))}), what `invert` returns."
             )
+        if not latents.isfinite().all():
+            raise ValueError("`latents` has infinite numbers or NaN; expected finite ones, what `invert` returns.")
         return latents.to(self._execution_device, torch.float32)
 
     def _weights(
