@@ -158,9 +158,10 @@ def reconstruct(
     steps.scheduler.set_begin_index(start)
     *_, last = denoise(Denoiser(edit.denoiser).predict, steps, latents, start=start)
     multistep, _ = edit.finish(last.sample, "np")
-    errors = {"ddim": np.abs(ddim - images / 255).mean(), "multistep": np.abs(multistep - images / 255).mean()}
+    back = {"ddim": ddim, "multistep": multistep}
+    errors = {name: float(np.abs(found - images / 255).mean()) for name, found in back.items()}
     print(call, errors, flush=True)
-    return {name: float(error) for name, error in errors.items()}
+    return errors
 
 
 def midpoints(edit: MultiGuidanceEditPipeline, left: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
