@@ -106,7 +106,7 @@ def render_again(seed: int, number: int, smile: float, size: int) -> np.ndarray:
 
 
 def random_circles(positions: tuple[float, float], count: int, size: int, seed: int) -> np.ndarray:
-    """Circles at one end, (N, H, W, 1) uint8."""
+    """Circles at one end, (N, H, W, 1) uint8; those of one seed have the same heights, whatever the end."""
     rng = np.random.default_rng(seed)
     columns = np.arange(RADIUS, size - RADIUS)
     values = position(columns, size)
