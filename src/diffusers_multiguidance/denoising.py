@@ -104,6 +104,9 @@ def invert(predict: Network, diffusion: GaussianDiffusion, sample: torch.Tensor,
     The image counts as already at the first kept timestep, where hardly any noise is.
     """
     for index in range(num_steps - 1):
-        model_output = predict(sample, diffusion.timesteps[index].to(sample.device))
+        # Where there is more noise than image, asked at the timestep that it goes to the network is nearer to what it
+        # will say on the way back; see docs/lab-notebook.md.
+        asked_at = index if diffusion.alphas_cumprod[index] > 0.5 else index + 1
+        model_output = predict(sample, diffusion.timesteps[asked_at].to(sample.device))
         sample = diffusion.ddim_inverse_step(used_output(diffusion, model_output, sample), sample, index)
     return sample

@@ -50,6 +50,25 @@ def test_schedulers(tmp_path):
     assert {"machine", "date", "versions"} <= set(content)
 
 
+def test_editing(tmp_path):
+    call = {"num_edited": 3, "num_reconstructed": 4, "num_pairs": 4, "num_inference_steps": [4, 12]}
+    script("editing").main(tmp_path, ROOT / "pipelines" / "faces-rendered", CIRCLES, **call)
+    results = json.loads((tmp_path / "editing.json").read_text())["results"]
+    edits = results["edits"]
+    assert edits["mean_before"] < 0.2 < edits["mean_after"]
+    assert edits["pixel_change_elsewhere"] < edits["pixel_change_of_mouth"]
+    assert 0.01 < edits["share_of_pixels_in_mouth"] < 0.15
+    assert list(edits["others_moved"]) == ["Hair"]
+    few, _, more, _ = results["reconstruction"]
+    assert (few["strength"], few["num_inference_steps"], more["num_inference_steps"]) == (0.5, 4, 12)
+    for name in ("faces", "circles"):
+        for way in ("ddim", "multistep"):
+            assert 0 < more[name][way] < few[name][way] < 0.1
+    assert [row["method"] for row in results["midpoints"]] == ["slerp", "lerp"] * 3
+    for name in ("edits", "interpolation-faces", "interpolation-circles"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 0
+
+
 def test_overhead(tmp_path):
     out = tmp_path / "overhead.json"
     script("overhead").main(CIRCLES, out, batch_size=[2], num_inference_steps=2, repetitions=1)

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import DDIMInverseScheduler, DPMSolverMultistepInverseScheduler, UniPCMultistepScheduler
 from helpers.tiny import SAMPLING_DEFAULTS, generators, tiny_pipeline
 from PIL import Image
 
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.guidance import ClassifierScore
 from diffusers_multiguidance.pipelines import MultiGuidanceEditPipeline
+from diffusers_multiguidance.pipelines.multiguidance_edit import slerp
 
 
 def edit_pipeline(**config) -> MultiGuidanceEditPipeline:
@@ -139,6 +140,74 @@ def test_loads_the_folders_that_sampling_loads(edit, tmp_path):
     np.testing.assert_allclose(images[0], images[2], rtol=0, atol=1e-5)
 
 
+def multistep_inverse(edit: MultiGuidanceEditPipeline, **config) -> DPMSolverMultistepInverseScheduler:
+    settings = {"algorithm_type": "dpmsolver++", "timestep_spacing": "linspace", **config}
+    return DPMSolverMultistepInverseScheduler.from_config(edit.scheduler.config, **settings)
+
+
+def test_latents_stand_for_the_image(edit):
+    call = {"target": {"Smiling": 0.3}, "calibration": None, "output_type": "np"}
+    latents = edit.invert(pictures(2))
+    assert latents.shape == (2, 1, 8, 8)
+    assert latents.dtype == torch.float32
+    by_latents = edit(latents=latents, generator=generators(2), **call).images
+    np.testing.assert_array_equal(edit(pictures(2), generator=generators(2), **call).images, by_latents)
+    unguided = edit(pictures(2), target={"Smiling": 0.3}, guidance_scale=0.0, eta=0.0, output_type="np").images
+    np.testing.assert_allclose(edit(latents=latents, eta=0.0, output_type="np").images, unguided, atol=1e-6)
+
+
+def test_with_hardly_any_steps_the_latents_are_the_image(edit):
+    for scheduler in (None, multistep_inverse(edit)):
+        latents = edit.invert(pictures(2), strength=0.01, inverse_scheduler=scheduler)
+        assert torch.equal(latents, edit._to_sample(pictures(2)))
+        edit.invert(pictures(2), num_inference_steps=1, inverse_scheduler=scheduler)
+
+
+def test_multistep_inversion_leads_where_ddim_leads():
+    """By the same timesteps and nearly along the same curve, but not by the same formula."""
+    edit = edit_pipeline(clip_sample=False)
+    call = {"image": pictures(3), "strength": 0.5, "num_inference_steps": 100}
+    ddim = edit.invert(**call)
+    multistep = edit.invert(**call, inverse_scheduler=multistep_inverse(edit))
+    assert 0 < (multistep - ddim).abs().max() < 0.1 * (ddim - edit._to_sample(pictures(3))).abs().max()
+
+
+@pytest.mark.parametrize("method", ["slerp", "lerp"])
+def test_interpolation_goes_from_image_to_image(edit, method):
+    first, last = pictures(3)[::2]
+    out = edit.interpolate(first, last, 5, method=method, output_type="np")
+    ends = edit(latents=edit.invert([first, last]), eta=0.0, output_type="np")
+    assert out.images.shape == (5, 8, 8, 1)
+    assert out.probabilities["Smiling"].shape == (5, 2)
+    np.testing.assert_allclose(out.images[[0, -1]], ends.images, atol=1e-5)
+    images, _ = edit.interpolate(first, last, 3, method=method, return_dict=False)
+    assert [image.size for image in images] == [(8, 8)] * 3
+    np.testing.assert_allclose(np.asarray(images[1])[..., None] / 255, out.images[2], atol=0.003)
+
+
+def test_interpolation_needs_no_classifiers(edit):
+    out = edit.interpolate(*pictures(2), 3, output_type="pt")
+    edit.classifiers = None
+    unguided = edit.interpolate(*pictures(2), 3, output_type="pt")
+    assert torch.equal(unguided.images, out.images)
+    assert unguided.probabilities is None
+
+
+def test_latents_do_not_depend_on_their_batch(edit):
+    torch.testing.assert_close(edit.invert(pictures(3))[1:2], edit.invert(pictures(3)[1]), rtol=0, atol=1e-5)
+
+
+def test_slerp_keeps_the_norm_and_lerp_does_not():
+    first, last = torch.randn(2, 3, 16, 16, generator=generators(1)[0])
+    for share in (0.0, 0.2, 0.5, 1.0):
+        mixed = slerp(first, last, share)
+        assert float(mixed.norm()) == pytest.approx(float(torch.lerp(first.norm(), last.norm(), share)), rel=0.02)
+    assert torch.lerp(first, last, 0.5).norm() < 0.8 * first.norm()
+    assert torch.equal(slerp(first, last, 0.0), first)
+    torch.testing.assert_close(slerp(first, first, 0.3), first)  # where there is no arc
+    assert torch.isfinite(slerp(0 * first, last, 0.5)).all()
+
+
 TARGET = {"target": {"Smiling": 0.5}}
 
 
@@ -151,6 +220,16 @@ TARGET = {"target": {"Smiling": 0.5}}
         (
             {"image": Image.new("F", (8, 8)), **TARGET},
             r"`image` can't be used \(no known range of values \(mode F\)\); expected",
+        ),
+        ({"image": None, **TARGET}, "`image` and `latents`: neither given; expected exactly one"),
+        ({"latents": torch.zeros(1, 1, 8, 8), **TARGET}, "`image` and `latents`: both given; expected exactly one"),
+        ({"image": None, "latents": [0.0]}, "`latents` is a list; expected a tensor"),
+        ({"image": None, "latents": torch.zeros(1, 1, 8, 9)}, r"of shape \(1, 1, 8, 9\); expected .* \(B, 1, 8, 8\)"),
+        ({"image": None, "latents": torch.zeros(1, 1, 8, 8).long()}, "`latents` is torch.int64 of shape"),
+        ({"image": None, "latents": torch.full((1, 1, 8, 8), torch.nan)}, "`latents` has infinite numbers or NaN;"),
+        (
+            {"image": None, "latents": torch.zeros(1, 1, 8, 8), **TARGET},
+            "`calibration` is 'same' with `latents`; expected None",
         ),
         ({}, "`target` and `guidance_weights`: neither given; expected exactly one"),
         (
@@ -174,3 +253,37 @@ TARGET = {"target": {"Smiling": 0.5}}
 def test_wrong_arguments(edit, arguments, message):
     with pytest.raises(ValueError, match=message):
         edit(**{"image": pictures(1), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_b": "b.png"}, "`image_b` is a str; expected a PIL image"),
+        ({"image_a": pictures(2)}, "`image_a` is a list; expected a PIL image"),
+        ({"num_images": 1}, "`num_images` is 1; expected a whole number of at least 2"),
+        ({"num_images": 2.0}, "`num_images` is 2.0; expected a whole number of at least 2"),
+        ({"num_images": True}, "`num_images` is True; expected a whole number of at least 2"),
+        ({"method": "cubic"}, "`method` is 'cubic'; expected 'slerp' or 'lerp'"),
+        ({"strength": 0}, "`strength` is 0; expected"),
+        ({"num_inference_steps": 0}, "`num_inference_steps` is 0; expected"),
+        ({"output_type": "latent"}, "`output_type` is 'latent'; expected"),
+    ],
+)
+def test_wrong_arguments_of_interpolate(edit, arguments, message):
+    first, last = pictures(2)
+    with pytest.raises(ValueError, match=message):
+        edit.interpolate(**{"image_a": first, "image_b": last, "num_images": 3, **arguments})
+
+
+def test_wrong_inverse_schedulers(edit):
+    with pytest.raises(ValueError, match="`inverse_scheduler` is a DDIMInverseScheduler; expected a DPMSolver"):
+        edit.invert(pictures(1), inverse_scheduler=DDIMInverseScheduler())
+    for setting in (
+        {"algorithm_type": "sde-dpmsolver++"},
+        {"timestep_spacing": "leading"},
+        {"beta_schedule": "linear"},
+        {"prediction_type": "v_prediction"},
+        {"num_train_timesteps": 200},
+    ):
+        with pytest.raises(ValueError, match="`inverse_scheduler` has other settings than the pipeline; expected"):
+            edit.invert(pictures(1), inverse_scheduler=multistep_inverse(edit, **setting))
