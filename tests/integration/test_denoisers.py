@@ -146,20 +146,23 @@ def test_the_bound_alone_teaches_the_mean():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({**DIT, "layers_per_block": 2}, "`--layers_per_block` is 2, of which `--architecture` dit has none"),
-        ({"num_layers": 3}, "`--num_layers` is 3, of which `--architecture` unet has none; expected it left out"),
+        (
+            {**DIT, "layers_per_block": 2},
+            "`--layers_per_block` is 2, which says nothing without `--architecture unet`",
+        ),
+        ({"num_layers": 3}, "`--num_layers` is 3, which says nothing without `--architecture dit`; expected both"),
         ({**DIT, "resolution": "16x32"}, "`--resolution` is 16x32; expected a square, as a dit takes no other"),
         ({**DIT, "resolution": "18"}, "`--resolution` is 18x18, which this network can't halve often enough"),
         ({**UNET, "vae": "nowhere"}, "`vae` is 'nowhere', which can't be loaded"),
         ({**UNET, "vae": "VAE", "patch_size": 2}, "`--patch_size` is 2 with a `--vae`; expected 1"),
         ({**UNET, "vae": "COLOUR"}, "`--resolution` is 16 with 1 channels; expected multiples of 2 with 3"),
         ({**UNET, "vae": "VAE", "resolution": "15"}, "`--resolution` is 15 with 1 channels; expected multiples of 2"),
-        ({**UNET, "attribute": "position"}, "`--attribute` is 'position' without `--class_conditional`"),
+        ({**UNET, "attribute": "position"}, "`--attribute` is 'position', which says nothing without `--class_cond"),
         (
             {**UNET, "class_conditional": True, "attribute": "hair"},
             "`--attribute` is 'hair'; expected a column of lab",
         ),
-        ({**UNET, "label_dropout": 1.0}, "`--label_dropout` is 1.0; expected a number"),
+        ({**UNET, "class_conditional": True, "label_dropout": 1.0}, "`--label_dropout` is 1.0; expected a number"),
         (
             {**UNET, "ddpm_beta_schedule": "linear"},
             "`--ddpm_num_steps` is 20; expected more than 20, for betas below 1",

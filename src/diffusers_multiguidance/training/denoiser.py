@@ -59,7 +59,7 @@ class DenoiserSettings(PipelineSettings):
         super().__post_init__()
         counts = ("save_images_steps", "ddpm_num_steps", "patch_size", "num_layers", "num_attention_heads")
         check_numbers(self, *counts, at_least=1)
-        self._check_architecture()
+        self._check_size()
         check_numbers(self, "num_inference_steps", at_least=1, below=self.ddpm_num_steps + 1)
         if self.ddpm_beta_schedule == "linear" and self.ddpm_num_steps <= 20:
             raise ValueError(f"`--ddpm_num_steps` is {self.ddpm_num_steps}; expected more than 20, for betas below 1.")
@@ -70,26 +70,31 @@ class DenoiserSettings(PipelineSettings):
         check_numbers(self, "guidance_scale", at_least=0)
         if self.loss_type == "vlb" and self.variance_type != "learned_range":
             raise ValueError("`--loss_type` is 'vlb' with a fixed variance; expected learned_range.")
-        if self.attribute is not None and not self.class_conditional:
-            raise ValueError(f"`--attribute` is {self.attribute!r} without `--class_conditional`; expected both.")
+        self._check_unused()
 
-    def _check_architecture(self) -> None:
-        """Raise `ValueError` for what the other architecture is sized by, and for images that this one can't take."""
-        others = ["num_layers", "num_attention_heads"]
+    def _check_unused(self) -> None:
+        """Raise `ValueError` for a setting that another one leaves without a meaning."""
+        unused: dict[str, tuple[str, ...]] = {}
         if self.architecture == "dit":
-            others = [
-                "block_out_channels",
-                "attention_resolutions",
-                "layers_per_block",
-                "norm_num_groups",
-                "resample_type",
-            ]
-        for name in others:
-            if getattr(self, name) != default_of(self, name):
-                raise ValueError(
-                    f"`--{name}` is {getattr(self, name)}, of which `--architecture` {self.architecture} has none; "
-                    "expected it left out, or the other architecture."
-                )
+            of_unet = ("block_out_channels", "attention_resolutions", "layers_per_block", "norm_num_groups")
+            unused["--architecture unet"] = (*of_unet, "resample_type")
+        else:
+            unused["--architecture dit"] = ("num_layers", "num_attention_heads")
+        if not self.class_conditional:
+            unused["--class_conditional"] = ("attribute", "label_dropout", "guidance_scale")
+        if self.loss_type == "vlb":
+            unused["--loss_type hybrid"] = ("vlb_weight",)
+        if self.weighting_scheme == "none":
+            unused["--weighting_scheme logit_normal"] = ("logit_mean", "logit_std")
+        for needed, names in unused.items():
+            for name in names:
+                if getattr(self, name) != default_of(self, name):
+                    raise ValueError(
+                        f"`--{name}` is {getattr(self, name)!r}, which says nothing without `{needed}`; expected both."
+                    )
+
+    def _check_size(self) -> None:
+        """Raise `ValueError` for images of a size that the network can't take."""
         if self.vae is not None:
             if self.architecture == "unet" and self.patch_size > 1:
                 raise ValueError(f"`--patch_size` is {self.patch_size} with a `--vae`; expected 1.")
