@@ -62,11 +62,11 @@ def denoise(
     steps: ExactSteps | StockSteps,
     noise: torch.Tensor,
     guidance: Network | None = None,
-    guided_predict: Network | None = None,
     guidance_interval: Sequence[float] = (0.0, 1.0),
     eta: Callable[[int], float] = lambda number: 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
     start: int = 0,
+    guided_predict: Network | None = None,
 ) -> Iterator[DenoisingStep]:
     """Take the steps from noise to image, one at a time.
 
@@ -77,11 +77,11 @@ def denoise(
         steps: see `schedulers.create_steps`.
         noise: (B, C, H, W) standard normal; or x at step `start`.
         guidance: the score to follow at (x_t, timestep), as `ClassifierScore` answers it; None for no guidance.
-        guided_predict: asked in place of `predict` where to guide, as a `ConditionalPrediction`.
         guidance_interval: share of the steps in which to guide.
         eta: noise of DDIM by number of the step, from 0.
         generator: one for the batch, or a list with one per image.
         start: number of steps to leave out, of x that is already that near to the image.
+        guided_predict: asked in place of `predict` where to guide, as a `ConditionalPrediction`.
     """
     sample = steps.first_sample(noise) if start == 0 else noise
     total = len(steps.timesteps)

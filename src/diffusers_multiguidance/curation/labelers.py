@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from ..data.transforms import image_channels, random_flips, scale_pixels, to_pixels
 from ..models.evaluator import ImageClassifier
 from ..training.trainer import train
-from ..utils.files import replace_folder
+from ..utils.files import replace_folder, uninterrupted
 from .settings import DatasetSettings
 
 
@@ -40,13 +40,17 @@ def decode(
             path.parent.mkdir(parents=True, exist_ok=True)
             channels, temporary = image_channels(dataset), path.with_suffix(".tmp")
             shape = (len(dataset), *size, channels)
-            pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             images = dataset.select_columns("image")
-            for start in tqdm(range(0, len(dataset), batch_size), desc="decoding", unit="batch"):
-                rows = images[start : start + batch_size]["image"]
-                pixels[start : start + len(rows)] = to_pixels(rows, size, channels)
-            pixels.flush()
-            temporary.rename(path)
+            try:
+                pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+                for start in tqdm(range(0, len(dataset), batch_size), desc="decoding", unit="batch"):
+                    rows = images[start : start + batch_size]["image"]
+                    pixels[start : start + len(rows)] = to_pixels(rows, size, channels)
+                pixels.flush()
+                temporary.rename(path)
+            finally:
+                with uninterrupted():
+                    temporary.unlink(missing_ok=True)
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
