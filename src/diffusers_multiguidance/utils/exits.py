@@ -31,11 +31,12 @@ def exit_codes(program: str) -> Iterator[None]:
 
     def interrupt_again(unraisable: Any) -> None:
         """Python drops an error in the callback of a weak reference, and this must not be dropped."""
-        if came and unraisable.exc_type is KeyboardInterrupt:
+        if not came:
+            sys.__unraisablehook__(unraisable)
+        elif unraisable.exc_type is KeyboardInterrupt:
             signal.signal(came[0], interrupt)
             threading.Timer(0.05, os.kill, (os.getpid(), came[0])).start()
-        else:
-            sys.__unraisablehook__(unraisable)
+        # Any other is of an object that the signal left half-made, such as a progress bar: nothing to tell.
 
     # Where Ctrl-C is ignored, as after `nohup`, it stays so.
     numbers = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) != signal.SIG_IGN else [])]
@@ -54,6 +55,7 @@ def exit_codes(program: str) -> Iterator[None]:
             sys.exit(2)
         raise
     finally:
-        sys.unraisablehook = hook
+        if not came:  # half-made objects go later than this
+            sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
