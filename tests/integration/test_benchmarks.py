@@ -92,6 +92,8 @@ def test_response_of_a_trained_classifier_rises_from_end_to_end(tmp_path):
 def test_ways_to_train_classifiers(tmp_path, monkeypatch):
     classifiers = script("classifiers")
     monkeypatch.setattr(classifiers, "WARMUP", 1)
+    monkeypatch.setattr(classifiers, "BATCH", 16)
+    monkeypatch.setattr(sys.modules["response"], "RADIUS", 10)  # places in the middle only
     monkeypatch.setattr(sys.modules["response"], "DRAWS", 1)
     monkeypatch.setattr(sys.modules["response"], "NOISE_LEVELS", (0.0, 0.5))
     circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
