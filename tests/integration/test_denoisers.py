@@ -81,6 +81,11 @@ def test_a_network_that_is_told_classes_becomes_a_slider_by_itself(data, tmp_pat
     assert pipeline.resolve_call()["guidance_scale"] == 0.3
     assert len(pipeline(2, target="uniform", calibration=None).images) == 2
     assert "MultiGuidanceCFGPipeline" in (tmp_path / "out" / "pipeline" / "README.md").read_text()
+    # And with classifiers as any other: without a class it knows the whole range.
+    guided = load_pipeline(guide(data, tmp_path / "out" / "pipeline", tmp_path / "classifiers"))
+    assert type(guided).__name__ == "MultiGuidanceDDPMPipeline"
+    assert guided.resolve_call()["num_inference_steps"] == 2
+    assert len(guided(2, target="uniform", calibration=None).images) == 2
 
 
 def test_labels_are_dropped_by_the_loop(data, tmp_path, monkeypatch):

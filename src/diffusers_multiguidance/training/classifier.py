@@ -14,10 +14,11 @@ from datasets import ClassLabel, Dataset
 from ..data.labels import read_labels, with_labels, with_numbers
 from ..data.transforms import image_channels
 from ..diffusion import GaussianDiffusion
+from ..generate import load_pipeline
 from ..guidance import check_guidance_interval
 from ..hub.publish import check_publishable
 from ..models import NoisyClassifier, NoisyClassifierSet
-from ..pipelines import MultiGuidanceDDPMPipeline
+from ..pipelines import MultiGuidanceCFGPipeline, MultiGuidanceDDPMPipeline
 from ..schedulers import SCHEDULERS, create_scheduler, scheduler_name
 from ..utils.files import remove_written, replace_folder
 from ..utils.seeds import stream_seed
@@ -92,7 +93,7 @@ def train_classifiers(settings: ClassifierSettings) -> Path:
             f"`--output_dir` {settings.output_dir} holds {done[0].name} of an earlier run; expected another folder, "
             "or `--resume_from_checkpoint latest`."
         )
-    given = MultiGuidanceDDPMPipeline.from_pretrained(settings.pipeline)
+    given = load_pipeline(settings.pipeline).to("cpu")
     dataset = read_training_set(accelerator, settings)
     found = (*settings.size, image_channels(dataset))
     if found != (*given.image_size, given.channels):
@@ -208,7 +209,9 @@ def join(
     there = [] if given.classifiers is None else given.classifiers.members
     others = [member for member in there if not set(member.attributes) & set(settings.attributes)]
     name = settings.scheduler or scheduler_name(given.scheduler)
-    defaults = dict(given.config.get("sampling_defaults") or {})
+    defaults = dict(given.config["sampling_defaults"])
+    if isinstance(given, MultiGuidanceCFGPipeline):  # whose scales of other schedulers mean something else
+        defaults = {name: defaults.get(name, {})}
     defaults[name] = {
         **defaults.get(name, {}),
         **({} if settings.num_inference_steps is None else {"num_inference_steps": settings.num_inference_steps}),
