@@ -59,10 +59,9 @@ def main(
     generated = {name: np.load(samples / name / "images.npz")["images"] for name in ("unguided", "guided")}
 
     real = extract(middle)
-    pixels = load_extractor("pixels")
-    training_images = TrainingImages(known, pixels)
-    distances, nearest = training_images.nearest(pixels(generated["guided"]))
-    as_near, _ = training_images.nearest(pixels(held_out))
+    training_images = TrainingImages(known, load_extractor("pixels"))
+    distances, nearest = training_images.nearest(generated["guided"])
+    as_near, _ = training_images.nearest(held_out)
     results: dict[str, Any] = {
         "num_training": len(known),
         "num_held_out": len(held_out),

@@ -23,18 +23,18 @@ def noisy_copies(images: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def test_nearest_training_image_or_its_mirror_image():
     training = noise(20, 1)
-    distances, numbers = TrainingImages(training, PIXELS).nearest(PIXELS(training[[3, 7], :, ::-1].copy()))
+    distances, numbers = TrainingImages(training, PIXELS).nearest(training[[3, 7], :, ::-1].copy())
     assert numbers.tolist() == [3, 7]
     np.testing.assert_allclose(distances, 0, atol=1e-6)
     white, black = np.full((1, 16, 16, 1), 255, np.uint8), np.zeros((1, 16, 16, 1), np.uint8)
-    assert TrainingImages(black, PIXELS).nearest(PIXELS(white))[0][0] == pytest.approx(1)
+    assert TrainingImages(black, PIXELS).nearest(white)[0][0] == pytest.approx(1)
 
 
 def test_distances_are_those_of_brute_force():
     images, training = noise(300, 1), noise(30, 2)
     both = np.concatenate([training, training[:, :, ::-1]])
     every = np.sqrt(np.square(images[:, None] / 255 - both / 255).mean(axis=(2, 3, 4)))
-    distances, numbers = TrainingImages(training, PIXELS).nearest(PIXELS(images))
+    distances, numbers = TrainingImages(training, PIXELS).nearest(images)
     np.testing.assert_allclose(distances, every.min(axis=1), atol=1e-5)
     np.testing.assert_array_equal(numbers, every.argmin(axis=1) % 30)
 
@@ -47,13 +47,13 @@ def test_copies_with_noise_are_told_and_new_images_are_not(features):
     extract = PIXELS if features == "pixels" else evaluator_extractor(network)
     training, held_out, new = noise(50, 1), noise(200, 2), noise(200, 4)
     known = TrainingImages(training, extract)
-    as_near = known.nearest(extract(held_out))[0]
+    as_near = known.nearest(held_out)[0]
     copied = np.concatenate([noisy_copies(training[:10]), noise(30, 3)])
-    figures = memorization(known.nearest(extract(copied))[0], as_near)
+    figures = memorization(known.nearest(copied, extract(copied))[0], as_near)
     assert figures["share_nearer_than_held_out"] >= 0.25
     assert figures["smallest_ratio"] < 0.5
     assert max(figures["ratios"][:10]) < min(figures["ratios"][10:])
-    innocent = memorization(known.nearest(extract(new))[0], as_near)
+    innocent = memorization(known.nearest(new)[0], as_near)
     assert innocent["share_nearer_than_held_out"] < 0.06
     assert innocent["median_ratio"] == pytest.approx(1, abs=0.1)
 

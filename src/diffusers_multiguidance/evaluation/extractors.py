@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -94,8 +95,8 @@ def to_points(images: np.ndarray) -> torch.Tensor:
 
 def look(
     images: np.ndarray, evaluate: Evaluator | None, extract: Extractor | None, description: str
-) -> tuple[np.ndarray | None, torch.Tensor | None]:
-    """Values (N,) and features (N, F), with a progress bar, and in one pass where one network tells both.
+) -> tuple[Any, Any]:
+    """Values (N,) and features (N, F), or None, with a progress bar, and in one pass where one network tells both.
 
     Args:
         images: (N, H, W, C) uint8, of which no copy is made beyond a batch.

@@ -37,14 +37,22 @@ class TrainingImages:
                 self.index = faiss.IndexFlatL2(points.shape[1])
             self.index.add(points)
 
-    def nearest(self, features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Distance to the nearest training image (N,), and its number (N,), of features (N, F)."""
-        points = features.numpy()
-        rows = self.index.search(points, 1)[1][:, 0]
-        # Once more: those of the search are differences of large numbers, and copies have to come out near 0.
-        batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(points), BATCH_SIZE)]
-        distances = [np.linalg.norm(points[b] - self.index.reconstruct_batch(rows[b]), axis=1) for b in batches]
-        return np.concatenate(distances), rows % len(self.images)
+    def nearest(self, images: np.ndarray, features: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Distance of each image to the nearest training image (N,), and that one's number (N,).
+
+        Args:
+            images: (N, H, W, C) uint8.
+            features: of them by `extract` (N, F), where they are known.
+        """
+        distances, rows = [], []
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            points = (self.extract(images[batch]) if features is None else features[batch]).numpy()
+            found = self.index.search(points, 1)[1][:, 0]
+            # The search's own distances are differences of large numbers, and copies have to come out near 0.
+            distances.append(np.linalg.norm(points - self.index.reconstruct_batch(found), axis=1))
+            rows.append(found)
+        return np.concatenate(distances), np.concatenate(rows) % len(self.images)
 
 
 def memorization(distances: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
