@@ -68,11 +68,13 @@ class ImageClassifier(ModelMixin, ConfigMixin):
                 calibrated). False: (number of members, B, number of classes), to train each for itself.
         """
         logits = torch.stack([member(images) for member in self.members])
-        if not pooled:
-            return logits
-        is_number = self.config["classes"] is None
-        mean = logits.mean(dim=0) if is_number else logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
-        return mean / self.config["temperature"]
+        return self.pool(logits) / self.config["temperature"] if pooled else logits
+
+    def pool(self, logits: torch.Tensor) -> torch.Tensor:
+        """The members' logits (number of members, B, number of outputs) as the ensemble's, without the temperature."""
+        if self.config["classes"] is None:
+            return logits.mean(dim=0)
+        return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the members see before they decide, side by side: (B, F)."""
