@@ -8,7 +8,7 @@ import pytest
 from diffusers_multiguidance.data.circles import position, render_circle
 from diffusers_multiguidance.evaluation.control import TARGETS, control_figures
 from diffusers_multiguidance.evaluation.evaluators import CirclePosition, StrokeThickness
-from diffusers_multiguidance.evaluation.report import summarize, write_report
+from diffusers_multiguidance.evaluation.summary import summarize, write_report
 from diffusers_multiguidance.evaluation.uniformity import (
     histogram,
     kld_floor,

@@ -10,8 +10,9 @@ import numpy as np
 from .evaluators import Evaluator
 from .extractors import Extractor, load_extractor, look
 from .fidelity import quality
+from .intervals import confidence_intervals
 from .memorization import TrainingImages, memorization
-from .report import summarize
+from .summary import summarize
 from .uniformity import GAP
 
 
@@ -22,7 +23,7 @@ class Evaluated:
     Attributes:
         images: (N, H, W, C) uint8.
         values: (N,), NaN where malformed.
-        figures: "summary" of the values; with a reference "quality" against "all" and the "middle"; with training
+        figures: "summary" of the values and their "intervals"; with a reference "quality" against "all" and the "middle"; with training
             images "memorization".
         distances, nearest: (N,) to the nearest training images, and their numbers; None without those.
     """
@@ -59,11 +60,12 @@ class Evaluation:
         self.embed = embed or load_extractor("pixels")
         self.training = self.training_values = self.held_out = self.middle = None
         if reference is not None:
-            values, self.real = look(reference, evaluate, extract, "reference")
-            self.middle = (values > gap[0]) & (values < gap[1])
+            seen = look(reference, evaluate, extract, "reference")
+            self.real, self.real_values = seen.features, seen.values
+            self.middle = (seen.values > gap[0]) & (seen.values < gap[1])
         if training is not None:
             self.training = TrainingImages(training, self.embed)
-            self.training_values = look(training, evaluate, None, "values of training")[0]
+            self.training_values = look(training, evaluate, None, "values of training").values
             if reference is not None:
                 self.held_out, _ = self.training.nearest(reference, self._embedded(self.real))
 
@@ -71,8 +73,12 @@ class Evaluation:
         """Evaluate images (N, H, W, C) uint8, with a progress bar of that name."""
         is_compared = self.reference is not None and self.extract is not None
         compared = is_compared or self.embed is self.extract
-        values, features = look(images, self.evaluate, self.extract if compared else None, name)
+        seen = look(images, self.evaluate, self.extract if compared else None, name)
+        values, features = seen.values, seen.features
         found = Evaluated(images, values, {"summary": summarize(values, self.gap)})
+        found.figures["intervals"] = confidence_intervals(values, self.gap)
+        if seen.uncertainty is not None:
+            found.figures["mean_disagreement"] = float(seen.uncertainty.mean())
         if is_compared:
             found.figures["quality"] = {
                 "all": quality(features, self.real),

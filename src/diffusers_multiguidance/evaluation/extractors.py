@@ -21,7 +21,7 @@ from torch_fidelity.utils import create_feature_extractor
 from ..data.transforms import scale_pixels
 from ..models.evaluator import ImageClassifier
 from ..utils.grids import to_pil
-from .evaluators import Evaluator, TrainedEvaluator, load_network
+from .evaluators import Evaluator, TrainedEvaluator, load_network, to_values
 
 BATCH_SIZE = 256
 
@@ -93,28 +93,48 @@ def to_points(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).flatten(1).float() / (255 * images[0].size ** 0.5)
 
 
-def look(
-    images: np.ndarray, evaluate: Evaluator | None, extract: Extractor | None, description: str
-) -> tuple[Any, Any]:
-    """Values (N,) and features (N, F), or None, with a progress bar, and in one pass where one network tells both.
+@dataclass
+class Seen:
+    """What was seen of N images: values (N,), features (N, F), and the disagreement of an ensemble's members (N,)."""
+
+    values: Any = None
+    features: Any = None
+    uncertainty: Any = None
+
+
+def look(images: np.ndarray, evaluate: Evaluator | None, extract: Extractor | None, description: str) -> Seen:
+    """Values and features, with a progress bar, and in one pass where one network tells both.
 
     Args:
         images: (N, H, W, C) uint8, of which no copy is made beyond a batch.
     """
-    values, features = [], []
-    for start in track(range(0, len(images), BATCH_SIZE), description, transient=True):
-        batch = images[start : start + BATCH_SIZE]
-        if isinstance(evaluate, TrainedEvaluator) and extract is not None and extract.network is evaluate.network:
-            with torch.inference_mode():
-                logits, seen = evaluate.network.eval().logits_and_features(_scaled(batch))
-            values.append(evaluate.network.values(logits).numpy())
-            features.append(seen)
-            continue
-        if evaluate is not None:
-            values.append(evaluate(batch))
-        if extract is not None:
-            features.append(extract(batch))
-    return np.concatenate(values) if values else None, torch.cat(features) if features else None
+    batches = [
+        _look(images[start : start + BATCH_SIZE], evaluate, extract)
+        for start in track(range(0, len(images), BATCH_SIZE), description, transient=True)
+    ]
+    seen = Seen()
+    if evaluate is not None:
+        seen.values = np.concatenate([batch.values for batch in batches])
+    if extract is not None:
+        seen.features = torch.cat([batch.features for batch in batches])
+    if batches[0].uncertainty is not None:
+        seen.uncertainty = np.concatenate([batch.uncertainty for batch in batches])
+    return seen
+
+
+def _look(images: np.ndarray, evaluate: Evaluator | None, extract: Extractor | None) -> Seen:
+    if not isinstance(evaluate, TrainedEvaluator):
+        return Seen(evaluate and evaluate(images), extract and extract(images))
+    network, features = evaluate.network.eval(), None
+    with torch.inference_mode():
+        if extract is not None and extract.network is network:
+            logits, features = network.logits_and_features(_scaled(images))
+        else:
+            logits = network(_scaled(images), pooled=False)
+    temperature = network.config["temperature"]
+    values = to_values(network.pool(logits) / temperature).numpy()
+    uncertainty = to_values(logits / temperature).std(dim=0, correction=0).numpy() if len(logits) > 1 else None
+    return Seen(values, extract(images) if extract is not None and features is None else features, uncertainty)
 
 
 def _scaled(images: np.ndarray) -> torch.Tensor:

@@ -68,26 +68,21 @@ class ImageClassifier(ModelMixin, ConfigMixin):
                 calibrated). False: (number of members, B, number of classes), to train each for itself.
         """
         logits = torch.stack([member(images) for member in self.members])
-        return self._pool(logits) if pooled else logits
+        return self.pool(logits) / self.config["temperature"] if pooled else logits
+
+    def pool(self, logits: torch.Tensor) -> torch.Tensor:
+        """The members' logits (number of members, B, number of outputs) as the ensemble's, without the temperature."""
+        if self.config["classes"] is None:
+            return logits.mean(dim=0)
+        return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
 
     def logits_and_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """In one pass the logits of the call, and what the members see before they decide, side by side: (B, F)."""
+        """In one pass the members' logits, as not pooled, and what they see before they decide, side by side: (B, F)."""
         members: Any = self.members
         maps = [member.forward_features(images) for member in members]
-        heads = [member.forward_head(seen) for member, seen in zip(members, maps, strict=True)]
-        before = [member.forward_head(seen, pre_logits=True) for member, seen in zip(members, maps, strict=True)]
-        return self._pool(torch.stack(heads)), torch.cat(before, dim=1)
-
-    def values(self, logits: torch.Tensor) -> torch.Tensor:
-        """Of the logits (B, 1) or (B, 2) of the call: the number, or the second class's probability; (B,) float64."""
-        logits = logits.double()
-        return logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
-
-    def _pool(self, logits: torch.Tensor) -> torch.Tensor:
-        """Of the whole ensemble, (number of members, B, number of classes) to (B, number of classes)."""
-        is_number = self.config["classes"] is None
-        mean = logits.mean(dim=0) if is_number else logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
-        return mean / self.config["temperature"]
+        logits = [member.forward_head(seen) for member, seen in zip(members, maps, strict=True)]
+        features = [member.forward_head(seen, pre_logits=True) for member, seen in zip(members, maps, strict=True)]
+        return torch.stack(logits), torch.cat(features, dim=1)
 
 
 def check_timm_model(model: str, channels: int, size: tuple[int, int], batch_size: int) -> None:

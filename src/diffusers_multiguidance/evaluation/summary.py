@@ -1,15 +1,13 @@
-"""The report on a batch of samples: figures as JSON, a histogram and a grid as PNG."""
+"""The figures on the values of a batch of images, and their histogram."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..utils.grids import image_grid, to_pil
 from .uniformity import GAP, kld_floor, kld_to_uniform, mse_floor, mse_to_uniform, share_in_gap, share_malformed
 
 
@@ -54,27 +52,3 @@ def save_histogram(
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     draw_histogram(figure.subplots(), values_by_name, attribute, gap)
     figure.savefig(path, dpi=120)
-
-
-def write_report(
-    images: np.ndarray, values: np.ndarray, attribute: str, folder: Path, gap: tuple[float, float] = GAP
-) -> dict[str, Any]:
-    """Write `report.json`, `histogram.png` and `grid.png` (at most 256 images) into `folder`.
-
-    Args:
-        images: (N, H, W, C) uint8.
-        values: (N,) measured attribute, NaN where malformed.
-
-    Returns:
-        The figures of `summarize`.
-    """
-    summary = summarize(values, gap)
-    content = {
-        "attribute": attribute,
-        **summary,
-        "values": [None if np.isnan(v) else round(float(v), 5) for v in values],
-    }
-    (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
-    save_histogram({"samples": values}, attribute, folder / "histogram.png", gap)
-    image_grid(to_pil(images[:256])).save(folder / "grid.png")
-    return summary
