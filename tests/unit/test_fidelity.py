@@ -123,7 +123,7 @@ def test_kernel_distance_is_small_for_images_of_one_kind():
     torch.manual_seed(0)
     network = ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 1, 16, num_members=2)
     extract = evaluator_extractor(network)
-    assert extract.name == "the evaluator's 2 test_resnet"
+    assert extract.name == "2 test_resnet that learnt 'Smiling'"
     dark, darker, light = noise(60, 1, 0, 200), noise(60, 2, 0, 200), noise(60, 3, 55)
     seen = [extract(images) for images in (dark, darker, light)]
     assert seen[0].shape == (60, 2 * network.members[0].num_features)

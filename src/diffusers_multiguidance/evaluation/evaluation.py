@@ -23,16 +23,16 @@ class Evaluated:
     Attributes:
         images: (N, H, W, C) uint8.
         values: (N,), NaN where malformed.
-        figures: "summary" of the values and their "intervals"; with a reference "quality" against "all" and the "middle"; with training
-            images "memorization".
+        figures: "summary" of the values, and "intervals" of it; with a reference "quality" against "all" of it and
+            the "middle"; with training images, too, "memorization".
         distances, nearest: (N,) to the nearest training images, and their numbers; None without those.
     """
 
     images: np.ndarray
     values: np.ndarray
     figures: dict[str, Any]
-    distances: np.ndarray | None = None
-    nearest: np.ndarray | None = None
+    distances: Any = None
+    nearest: Any = None
 
 
 class Evaluation:
@@ -58,7 +58,8 @@ class Evaluation:
     ) -> None:
         self.evaluate, self.gap, self.extract, self.reference = evaluate, gap, extract, reference
         self.embed = embed or load_extractor("pixels")
-        self.training = self.training_values = self.held_out = self.middle = None
+        self.training: Any = None
+        self.training_values = self.held_out = self.middle = None
         if reference is not None:
             seen = look(reference, evaluate, extract, "reference")
             self.real, self.real_values = seen.features, seen.values

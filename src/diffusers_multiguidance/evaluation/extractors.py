@@ -83,8 +83,8 @@ def load_extractor(name: str | Path) -> Extractor:
 
 def evaluator_extractor(network: ImageClassifier) -> Extractor:
     """The features of an evaluator's network."""
-    members, model = network.config["num_members"], network.config["model"]
-    name = f"the evaluator's {members} {model}" if members > 1 else f"the evaluator's {model}"
+    members, model, learnt = (network.config[key] for key in ("num_members", "model", "attribute"))
+    name = f"{members} {model} that learnt '{learnt}'" if members > 1 else f"{model} that learnt '{learnt}'"
     return Extractor(name, lambda images: network.eval().logits_and_features(_scaled(images))[1], network)
 
 
@@ -127,7 +127,7 @@ def _look(images: np.ndarray, evaluate: Evaluator | None, extract: Extractor | N
         return Seen(evaluate and evaluate(images), extract and extract(images))
     network, features = evaluate.network.eval(), None
     with torch.inference_mode():
-        if extract is not None and extract.network is network:
+        if extract is not None and extract.network is not None and extract.network is network:
             logits, features = network.logits_and_features(_scaled(images))
         else:
             logits = network(_scaled(images), pooled=False)

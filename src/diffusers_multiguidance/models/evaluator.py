@@ -77,7 +77,7 @@ class ImageClassifier(ModelMixin, ConfigMixin):
         return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
 
     def logits_and_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """In one pass the members' logits, as not pooled, and what they see before they decide, side by side: (B, F)."""
+        """In one pass the logits, not pooled, and what the members see before they decide, side by side: (B, F)."""
         members: Any = self.members
         maps = [member.forward_features(images) for member in members]
         logits = [member.forward_head(seen) for member, seen in zip(members, maps, strict=True)]
