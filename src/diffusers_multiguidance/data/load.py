@@ -149,8 +149,8 @@ def load_pixels(
         num_fitted += shape != size
         images.append(np.atleast_3d(np.asarray(fit_image(image, size, channels))))
     if not images:
-        raise ValueError(f"`{name}` {str(source)!r} has no usable image; expected at least one{_reasons(skipped)}.")
-    remarks = [f"{skipped.total()} files of `{name}` are left out{_reasons(skipped)}."] if skipped else []
+        raise ValueError(f"`{name}` {str(source)!r} has no usable image; expected at least one ({_reasons(skipped)}).")
+    remarks = [f"Left out of `{name}`: {_reasons(skipped)}."] if skipped else []
     if num_fitted:
         height, width = images[0].shape[:2]
         remarks.append(f"{num_fitted} images of `{name}` were cut and resized to {width}x{height} pixels.")
@@ -159,7 +159,9 @@ def load_pixels(
 
 
 def _reasons(skipped: Counter[str]) -> str:
-    return f" ({', '.join(f'{reason}: {count}' for reason, count in skipped.items())})" if skipped else ""
+    return ", ".join(
+        f"{count} files ({reason})" if count > 1 else f"1 file ({reason})" for reason, count in skipped.items()
+    )
 
 
 def undecoded(dataset: Dataset, image_column: str) -> Dataset:

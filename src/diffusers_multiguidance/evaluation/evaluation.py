@@ -56,7 +56,8 @@ class Evaluation:
         training: np.ndarray | None = None,
         embed: Extractor | None = None,
     ) -> None:
-        self.evaluate, self.gap, self.extract, self.reference = evaluate, gap, extract, reference
+        self.evaluate, self.gap, self.extract = evaluate, gap, extract
+        self.reference: Any = reference
         self.embed = embed or load_extractor("pixels")
         self.training: Any = None
         self.training_values = self.held_out = self.middle = None

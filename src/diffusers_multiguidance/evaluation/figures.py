@@ -144,4 +144,5 @@ def _spelled(number: float, kind: str, unit: bool = True) -> str:
         return f"{number:,}"
     if kind == "share":
         return f"{100 * number:.1f}{' %' if unit else ''}"
-    return f"{number:.3f}" if abs(number) < 100 else f"{number:.1f}"
+    digits = 3 if abs(number) < 100 else 1
+    return f"{round(number, digits) + 0.0:.{digits}f}"  # without the sign of a 0

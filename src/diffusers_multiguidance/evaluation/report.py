@@ -40,7 +40,14 @@ def write_report(
             {"name": name, "caption": caption, "section": section, "source": data_uri(folder / name)}
             for name, (section, caption) in captions.items()
         ]
-        page = render("report.html", report=report, pictures=pictures, tables=tables(report))
+        page = render(
+            "report.html",
+            title=Path(report["samples"]).name,
+            report=report,
+            pictures=pictures,
+            tables=tables(report),
+            no_fid=sorted(_find(report["batches"], "why_no_fid")),
+        )
         (folder / "report.html").write_text(page)
 
 
@@ -57,6 +64,14 @@ def tables(report: Mapping[str, Any]) -> dict[str, Any]:
             ("new", images),
         )
     }
+
+
+def _find(content: Any, key: str) -> set[str]:
+    """All that mappings in mappings have under a key."""
+    if not isinstance(content, Mapping):
+        return set()
+    here = {content[key]} if key in content else set()
+    return here.union(*(_find(value, key) for value in content.values()))
 
 
 def save_pictures(
