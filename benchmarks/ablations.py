@@ -26,8 +26,8 @@ from diffusers_multiguidance.evaluation.evaluation import Evaluation, without_tr
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.extractors import load_extractor
 from diffusers_multiguidance.evaluation.memorization import save_neighbours
-from diffusers_multiguidance.evaluation.summary import save_histogram
 from diffusers_multiguidance.evaluation.samples import read_images
+from diffusers_multiguidance.evaluation.summary import save_histogram
 from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.training.classifier import ClassifierSettings, train_classifiers

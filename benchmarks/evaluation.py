@@ -1,10 +1,11 @@
 """Time and memory of evaluating images, against the bare forward passes of the evaluator.
 
-    python benchmarks/evaluation.py pipelines/faces-rendered/evaluators/Smiling --out runs/benchmarks/evaluation.json
+    python benchmarks/evaluation.py --out runs/benchmarks/evaluation.json
 
-Evaluated are random images of the evaluator's size: values, intervals, FID, KID, precision and recall against as many
-others, by its features. The bare passes are over all of both. Time is the process's, on as many cores as torch takes;
-memory is the most that a process of its own held, with all libraries.
+Evaluated are random images: values, intervals, FID, KID, precision and recall against as many others, by the
+evaluator's features. The bare passes are over all of both. The evaluator is the network that train_evaluator.py takes
+unless told otherwise, untrained, so that all images are of the middle and both comparisons are whole. Time is the
+process's, on as many cores as torch takes; memory is the most that a process of its own held, with all libraries.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,25 +27,32 @@ from diffusers_multiguidance.data.transforms import scale_pixels
 from diffusers_multiguidance.evaluation.evaluation import Evaluation
 from diffusers_multiguidance.evaluation.evaluators import TrainedEvaluator
 from diffusers_multiguidance.evaluation.extractors import BATCH_SIZE, evaluator_extractor
+from diffusers_multiguidance.models.evaluator import ImageClassifier
 from record import save_results
 
 
-def random_images(network: torch.nn.Module, count: int, seed: int) -> np.ndarray:
-    """Blobs rather than noise, (count, H, W, C) uint8, so that they have different values."""
-    height, width = network.image_size
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (count, 4, 4, network.config["in_channels"]), np.uint8)
-    return small.repeat(height // 4, axis=1).repeat(width // 4, axis=2)
+def random_images(count: int, size: int, seed: int) -> np.ndarray:
+    """(count, size, size, 3) uint8, of 4x4 squares of colour."""
+    small = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), np.uint8)
+    return small.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
+
+
+def untrained(model: str, size: int) -> TrainedEvaluator:
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        ImageClassifier(model, "value", ["low", "high"], 3, size).save_pretrained(folder)
+        return TrainedEvaluator(folder)
 
 
 def main(
-    evaluator: Path,
     out: Annotated[Path, typer.Option()],
+    model: Annotated[str, typer.Option(help="Of timm.")] = "resnet10t",
+    size: Annotated[int, typer.Option(help="Of the images, in pixels.")] = 32,
     num_images: Annotated[int, typer.Option(help="For the time.")] = 10_000,
     many_images: Annotated[int, typer.Option(help="For the memory.")] = 50_000,
 ) -> None:
-    evaluate = TrainedEvaluator(evaluator)
-    generated, real = (random_images(evaluate.network, num_images, seed) for seed in (0, 1))
+    evaluate = untrained(model, size)
+    generated, real = (random_images(num_images, size, seed) for seed in (0, 1))
     evaluate(generated[:BATCH_SIZE])  # warms up
     started = time.process_time()
     with torch.inference_mode():
@@ -54,10 +63,11 @@ def main(
     started = time.process_time()
     Evaluation(evaluate, extract=evaluator_extractor(evaluate.network), reference=real)(generated)
     seconds = time.process_time() - started
-    command = [sys.executable, __file__, "--memory", str(evaluator), str(many_images)]
+    command = [sys.executable, __file__, "--memory", model, str(size), str(many_images)]
     held = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     results = {
-        "network": evaluator_extractor(evaluate.network).name,
+        "model": model,
+        "size": size,
         "num_images": num_images,
         "seconds_bare": round(bare, 2),
         "seconds": round(seconds, 2),
@@ -69,16 +79,16 @@ def main(
     save_results(out, results)
 
 
-def print_memory(evaluator: Path, num_images: int) -> None:
+def print_memory(model: str, size: int, num_images: int) -> None:
     """The most gibibytes that this process held after evaluating that many images against as many."""
-    evaluate = TrainedEvaluator(evaluator)
-    generated, real = (random_images(evaluate.network, num_images, seed) for seed in (0, 1))
+    evaluate = untrained(model, size)
+    generated, real = (random_images(num_images, size, seed) for seed in (0, 1))
     Evaluation(evaluate, extract=evaluator_extractor(evaluate.network), reference=real)(generated)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory"]:
-        print_memory(Path(sys.argv[2]), int(sys.argv[3]))
+        print_memory(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         typer.run(main)

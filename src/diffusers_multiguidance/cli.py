@@ -209,7 +209,7 @@ def evaluate(
 ) -> None:
     """Evaluate images or a pipeline: control, quality, memorisation. Writes report.html and report.json."""
     from .evaluation.evaluate import evaluate as evaluate_samples
-    from .evaluation.figures import table
+    from .evaluation.figures import batches_of, table
 
     report = evaluate_samples(
         samples,
@@ -228,7 +228,8 @@ def evaluate(
         guidance_scale,
         seed,
     )
-    print_table(samples, report["batches"], table(report["batches"]))
+    batches = batches_of(report)
+    print_table(samples, batches, table(batches))
     for remark in report["remarks"]:
         console.print(remark, highlight=False)
     console.print(f"Look at {out / 'report.html'}")
@@ -362,7 +363,10 @@ def print_summary(name: str, summary: dict[str, Any]) -> None:
 
 def print_table(title: str, columns: Iterable[str], rows: list[Any]) -> None:
     """The rows of `evaluation.figures.table`."""
-    shown = Table("", *columns, title=title)
+    shown = Table(title=title)
+    shown.add_column(min_width=14)
+    for column in columns:
+        shown.add_column(column)
     for figure, cells in rows:
         shown.add_row(figure.label, *(str(cells[column]) for column in columns))
     console.print(shown)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.files import replace_folder
-from .figures import Cell, Figure, table
+from .figures import Cell, Figure, batches_of, table
 from .report import data_uri, render
 
 Rows = list[tuple[Figure, dict[str, Cell]]]
@@ -34,7 +34,7 @@ def compare(reports: Sequence[str | Path], out: str | Path | None = None) -> tup
     figures: dict[str, dict[str, Any]] = {}
     for folder, name in zip(reports, _names(reports), strict=True):
         report = read_report(folder)
-        for batch, found in report["batches"].items():
+        for batch, found in batches_of(report).items():
             column = f"{name}, {batch}"
             asked = {key: report["asked"].get(key) for key in ("evaluator", "extractor", "embedding")}
             columns[column] = {"report": str(folder), "batch": batch, **asked, "attribute": report["attribute"]}

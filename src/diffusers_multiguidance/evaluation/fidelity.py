@@ -17,7 +17,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from .evaluators import load_network, network_logits
 
 NEIGHBORHOOD = 3  # the k of precision and recall, as in the paper that defines them
-MOST = 10_000  # images of either side for precision and recall, which cost N x M distances
+MOST = 5_000  # images of either side for precision and recall, which cost N x M distances
 
 
 def class_probabilities(evaluator: str | Path, images: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def kernel_distance(generated: torch.Tensor, real: torch.Tensor) -> tuple[float,
 def precision_and_recall(generated: torch.Tensor, real: torch.Tensor) -> tuple[float, float]:
     """Share of generated images within the real ones' neighbourhoods, and the reverse (Kynkaanniemi et al. 2019).
 
-    The neighbourhood of an image reaches to its third nearest of its own kind. Of more than 10,000 images the first
+    The neighbourhood of an image reaches to its third nearest of its own kind. Of more than 5,000 images the first
     count.
 
     Raises:

@@ -106,6 +106,15 @@ def look_up(figures: Mapping[str, Any], path: str) -> Any:
     return found
 
 
+def batches_of(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures of a report's batches by name; those of the sweep stand beside those of the guided images."""
+    batches = dict(report["batches"])
+    control = batches.pop("sweep", {}).get("control")
+    if control is not None:
+        batches["guided"] = {**batches["guided"], "control": control}
+    return batches
+
+
 def table(columns: Mapping[str, Mapping[str, Any]], sections: str = "out control good new") -> list[Any]:
     """The figures of batches: pairs of a `Figure` and cells by column, without rows that would be empty.
 

@@ -16,7 +16,7 @@ from ..utils.files import replace_folder
 from ..utils.grids import image_grid, to_pil
 from .control import TARGETS, save_control_plot
 from .evaluation import Evaluated, Evaluation
-from .figures import table
+from .figures import batches_of, table
 from .memorization import save_neighbours
 from .summary import draw_histogram
 
@@ -53,17 +53,12 @@ def write_report(
 
 def tables(report: Mapping[str, Any]) -> dict[str, Any]:
     """By section of the page the columns and rows of its table."""
-    batches = report["batches"]
-    images = {name: figures for name, figures in batches.items() if name != "sweep"}
-    return {
-        section: {"columns": list(columns), "rows": table(columns, section)}
-        for section, columns in (
-            ("out", images),
-            ("control", {"sweep": batches.get("sweep", {})}),
-            ("good", images),
-            ("new", images),
-        )
+    batches = batches_of(report)
+    columns = {
+        name: {"guided": batches["guided"]} if name == "control" and "guided" in batches else batches
+        for name in ("out", "control", "good", "new")
     }
+    return {name: {"columns": list(columns[name]), "rows": table(columns[name], name)} for name in columns}
 
 
 def _find(content: Any, key: str) -> set[str]:
@@ -89,8 +84,9 @@ def save_pictures(
     captions["histogram.png"] = ("out", f"How often each value of {attribute} comes out. The gap is shaded.")
     for name, batch in batches.items():
         image_grid(to_pil(batch.images[:SHOWN])).save(folder / f"{name}.png")
-        count = min(SHOWN, len(batch.images))
-        captions[f"{name}.png"] = ("out", f"{name}: the first {count} of {len(batch.images)} images, none chosen.")
+        count = len(batch.images)
+        which = f"all {count} images" if count <= SHOWN else f"the first {SHOWN} of {count} images, none chosen"
+        captions[f"{name}.png"] = ("out", f"{name}: {which}.")
     if "sweep" in found:
         rows = found["sweep"].images.reshape(len(TARGETS), -1, *found["sweep"].images.shape[1:])
         shown = rows[:, :8].swapaxes(0, 1).reshape(-1, *rows.shape[2:])
