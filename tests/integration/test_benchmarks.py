@@ -67,6 +67,12 @@ def test_artefacts(tmp_path, monkeypatch):
         assert (tmp_path / f"{name.replace(' ', '-')}.png").stat().st_size > 0
 
 
+def test_crooked_mouths_are_unlike_rendered_ones():
+    mouths = script("artefacts").RenderedMouths(200)
+    assert mouths.area_for_crooked(2) > mouths.area_for_crooked(1) > mouths.area_for_crooked(0) == 0.5
+    assert np.isnan(mouths(mouths.whole)).mean() == pytest.approx(0.05, abs=0.01)
+
+
 def test_editing(tmp_path):
     call = {"num_edited": 3, "num_reconstructed": 4, "num_pairs": 4, "num_inference_steps": [4, 12]}
     script("editing").main(tmp_path, ROOT / "pipelines" / "faces-rendered", CIRCLES, **call)
