@@ -69,7 +69,8 @@ def test_artefacts(tmp_path, monkeypatch):
 
 def test_crooked_mouths_are_unlike_rendered_ones():
     mouths = script("artefacts").RenderedMouths(200)
-    assert mouths.area_for_crooked(2) > mouths.area_for_crooked(1) > mouths.area_for_crooked(0) == 0.5
+    assert mouths.area_for_crooked(2) > mouths.area_for_crooked(1) > 0.7
+    assert mouths.area_for_crooked(0) == pytest.approx(0.5)
     assert np.isnan(mouths(mouths.whole)).mean() == pytest.approx(0.05, abs=0.01)
 
 
