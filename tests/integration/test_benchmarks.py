@@ -50,6 +50,30 @@ def test_schedulers(tmp_path):
     assert {"machine", "date", "versions"} <= set(content)
 
 
+def test_artefacts(tmp_path, monkeypatch):
+    artefacts = script("artefacts")
+    monkeypatch.setattr(artefacts, "find_evaluator", lambda *names: "circle-height")
+    monkeypatch.setattr(artefacts, "load_evaluator", lambda name: lambda images: np.array([0.5, np.nan, 0.5]))
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    circles.classifiers = NoisyClassifierSet.from_members(list(circles.classifiers.members)[:2])
+    circles.register_to_config(sampling_defaults={"ddpm": {"num_inference_steps": 8, "guidance_scale": 120.0}})
+    circles.save_pretrained(tmp_path / "pipeline")
+    artefacts.main(tmp_path / "pipeline", tmp_path, "position", num_images=3, few_steps=7)
+    results = json.loads((tmp_path / "artefacts.json").read_text())["results"]
+    for name in ("unguided", "guided", "few steps"):
+        assert (results[name]["num_images"], results[name]["num_malformed"]) == (3, 1)
+        assert len(results[name]["signs"]) == 7
+        assert all(0 <= sign["area_under_roc"] <= 1 for sign in results[name]["signs"].values())
+        assert (tmp_path / f"{name.replace(' ', '-')}.png").stat().st_size > 0
+
+
+def test_crooked_mouths_are_unlike_rendered_ones():
+    mouths = script("artefacts").RenderedMouths(200)
+    assert mouths.area_for_crooked(2) > mouths.area_for_crooked(1) > 0.7
+    assert mouths.area_for_crooked(0) == pytest.approx(0.5)
+    assert np.isnan(mouths(mouths.whole)).mean() == pytest.approx(0.05, abs=0.01)
+
+
 def test_editing(tmp_path):
     call = {"num_edited": 3, "num_reconstructed": 4, "num_pairs": 4, "num_inference_steps": [4, 12]}
     script("editing").main(tmp_path, ROOT / "pipelines" / "faces-rendered", CIRCLES, **call)

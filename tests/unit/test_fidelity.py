@@ -57,7 +57,7 @@ def test_figures_of_an_evaluator():
 def test_what_it_says_of_held_out_images_is_drawn(classes, tmp_path):
     logits = torch.randn(50, len(classes or "v"))
     values = torch.rand(50) if classes is None else torch.randint(len(classes), (50,))
-    save_held_out(logits, values, classes, tmp_path / "held_out.png")
+    save_held_out(3 * logits, logits, values, classes, tmp_path / "held_out.png")
     assert Image.open(tmp_path / "held_out.png").size == (480, 480)
 
 

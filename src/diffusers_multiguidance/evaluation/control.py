@@ -28,25 +28,29 @@ def control_figures(values: np.ndarray, targets: np.ndarray = TARGETS) -> dict[s
         targets: what was asked for.
 
     Returns:
-        By name; at a target with nothing but malformed images the figures by target are None.
+        By name. At a target with nothing but malformed images the figures by target are None; where all images are
+        malformed, only the shares are there.
 
     Raises:
-        ValueError: for values that are not a row for each target, or nothing but NaN.
+        ValueError: for values that are not a row for each target.
     """
     if values.ndim != 2 or len(values) != len(targets):
         raise ValueError(f"`values` have shape {values.shape}; expected a row for each of {len(targets)} targets.")
-    if np.isnan(values).all():
-        raise ValueError(f"`values` of shape {values.shape} are all NaN; expected at least one number.")
     error = np.abs(values - targets[:, None])
     near = (error <= NEAR).mean(axis=1)  # NaN compares as False
     known = ~np.isnan(values)
-    requested = np.broadcast_to(targets[:, None], values.shape)
-    some = known.any(axis=1)
-    return {
+    shares: dict[str, Any] = {
         "share_near": float(near.mean()),
         "share_near_at_worst_target": float(near.min()),
         "share_near_by_target": dict(zip(map(str, targets), near.round(4).tolist(), strict=True)),
         "share_malformed": float((~known).mean()),
+    }
+    if not known.any():
+        return shares
+    requested = np.broadcast_to(targets[:, None], values.shape)
+    some = known.any(axis=1)
+    return {
+        **shares,
         "rank_correlation": float(spearmanr(requested[known], values[known]).statistic),
         "mean_absolute_error": float(error[known].mean()),
         "mean_absolute_error_by_target": _by_row(np.mean, error),

@@ -145,7 +145,7 @@ class ZeroShotEvaluator:
 
     def __call__(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         check_images(images)
-        colour = np.broadcast_to(images, (*images.shape[:3], 3))
+        colour = images.repeat(3 // images.shape[-1], axis=-1)
         logits = [torch.zeros(0, 2)]
         with torch.inference_mode():
             for start in range(0, len(images), batch_size):
