@@ -2,12 +2,12 @@
 
     python benchmarks/ablations.py guidance-scale pipelines/digits --attribute thickness \\
         --out runs/benchmarks/guidance-scale-digits
-    python benchmarks/ablations.py training-size training/recipes/circles-16.yaml --attribute position \\
-        --evaluator circle-position --out runs/benchmarks/training-size
+    python benchmarks/ablations.py training-size training/recipes/digits.yaml --attribute thickness \\
+        --evaluator stroke-thickness --out runs/benchmarks/training-size-digits
 
 `guidance-scale` guides a committed pipeline with lambda on either class; `training-size` trains a recipe's denoiser
-and classifiers anew on the first images of its training set. Both write a JSON with a row for each value, plots, and
-for each row a grid and the images, so that a run that was cut off goes on.
+and classifiers anew on a part of its training set. Both write a JSON with a row for each value, plots, and for each
+row a grid and the images, so that a run that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from diffusers_multiguidance.data.load import load_pixels
 from diffusers_multiguidance.evaluation.evaluation import Evaluation, without_training
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.extractors import load_extractor
+from diffusers_multiguidance.evaluation.figures import look_up
 from diffusers_multiguidance.evaluation.memorization import save_neighbours
 from diffusers_multiguidance.evaluation.samples import read_images
 from diffusers_multiguidance.evaluation.summary import save_histogram
@@ -32,7 +33,7 @@ from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.training.classifier import ClassifierSettings, train_classifiers
 from diffusers_multiguidance.training.denoiser import DenoiserSettings, train_denoiser
-from diffusers_multiguidance.training.recipe import parse
+from diffusers_multiguidance.training.recipe import parse, read_section
 from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
@@ -104,10 +105,10 @@ def training_size(
     recipe: Path,
     attribute: Attribute,
     out: Out,
-    evaluator: EvaluatorName = None,
-    size: Annotated[list[int], typer.Option(help="Training images; repeatable.")] = [10000, 1000, 100, 30],  # noqa: B006
+    evaluator: Annotated[str, typer.Option(help="As of `multiguidance evaluate`.")],
+    size: Annotated[list[int], typer.Option(help="Training images; repeatable.")] = [1000, 300, 100, 30],  # noqa: B006
     gap: Gap = GAP,
-    reference: Annotated[Path | None, typer.Option(help="Real images; unless given, those after the first.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Real images; unless given, what no size trains on.")] = None,
     extractor: ExtractorName = None,
     max_train_steps: Annotated[int, typer.Option(help="Of each denoiser.")] = 1500,
     num_images: NumImages = 200,
@@ -115,12 +116,15 @@ def training_size(
 ) -> None:
     """Train on fewer and fewer images (paper, table 1 and appendix H): is the middle still reached, are images new?
 
-    The images that even the largest size leaves over are held out of all training; without any, give --reference.
+    No training shows the reference, from which the images' distance to training is told.
     """
     resume = ["--recipe", str(recipe), "--resume_from_checkpoint", "latest"]
-    whole = load_from_disk(str(parse(DenoiserSettings, "train_unet", resume).train_data_dir)).shuffle(seed=seed)
-    if len(whole) < max(size):
-        raise ValueError(f"`size` is {max(size)}; expected at most the {len(whole)} images of the training set.")
+    whole = load_from_disk(read_section(recipe, "train_unet")["train_data_dir"]).shuffle(seed=seed)
+    if len(whole) < max(size) + (reference is None):
+        raise ValueError(f"`size` is {max(size)}, and the training set has {len(whole)}; expected fewer than that.")
+    if reference is None:
+        reference = out / "held-out"
+        whole.select(range(max(size), len(whole))).save_to_disk(str(reference))
     rows: dict[str, Any] = {}
     values = {}
     for count in sorted(size, reverse=True):
@@ -136,15 +140,9 @@ def training_size(
         flags += ["--pipeline", str(trained), "--output_dir", str(folder / "classifiers")]
         loaded = load_pipeline(train_classifiers(parse(ClassifierSettings, "train_classifier", flags)))
         known, _ = load_pixels(data, "training", loaded.image_size, loaded.channels)
-        if reference is not None:
-            real, _ = load_pixels(reference, "reference", loaded.image_size, loaded.channels)
-        else:
-            left_over = out / "held-out"
-            if not left_over.exists():
-                whole.select(range(max(size), len(whole))).save_to_disk(str(left_over))
-            real, _ = load_pixels(left_over, "reference", loaded.image_size, loaded.channels)
+        real, _ = load_pixels(reference, "reference", loaded.image_size, loaded.channels)
         evaluation = Evaluation(
-            load_evaluator(evaluator or find_evaluator(loaded.config._name_or_path, attribute)),
+            load_evaluator(evaluator),
             gap,
             load_extractor(extractor) if extractor else None,
             without_training(real, known),
@@ -191,20 +189,32 @@ def without_ratios(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_plot(rows: dict[float, dict[str, Any]], label: str, folder: Path) -> None:
-    """The figures by lambda or by training images, as the paper's figure S13 has them."""
-    panels: dict[str, list[Any]] = {
-        "share in the gap": [row["summary"]["share_in_gap"] for row in rows.values()],
-        "KLD to uniform": [row["summary"].get("kld_to_uniform") for row in rows.values()],
-        "MSE to uniform": [row["summary"].get("mse_to_uniform") for row in rows.values()],
+    """The figures by lambda or by training images, as the paper's figure S13 has them, with 95 % intervals."""
+    panels = {
+        "share in the gap": ("summary.share_in_gap", "intervals.share_in_gap"),
+        "KLD to uniform": ("summary.kld_to_uniform", "intervals.kld_to_uniform"),
+        "MSE to uniform": ("summary.mse_to_uniform", "intervals.mse_to_uniform"),
+        "KID to the middle": ("quality.middle.kid", "quality.middle.kid_standard_error"),
+        "nearer than held-out": ("memorization.share_nearer_than_held_out", ""),
     }
-    if all("quality" in row for row in rows.values()):
-        panels["KID to the middle"] = [row["quality"]["middle"]["kid"] for row in rows.values()]
-    if all("memorization" in row for row in rows.values()):
-        panels["nearer than held-out"] = [row["memorization"]["share_nearer_than_held_out"] for row in rows.values()]
-    figure = Figure(figsize=(2.8 * len(panels), 2.6), layout="constrained")
-    for axes, (title, heights) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
-        axes.semilogx(list(rows), [np.nan if height is None else height for height in heights], "o-")
+    shown = {
+        title: paths
+        for title, paths in panels.items()
+        if all(look_up(row, paths[0]) is not None for row in rows.values())
+    }
+    figure = Figure(figsize=(2.8 * len(shown), 2.6), layout="constrained")
+    for axes, (title, (path, error)) in zip(np.ravel(figure.subplots(1, len(shown))), shown.items(), strict=True):
+        for value, row in rows.items():
+            height, spread = look_up(row, path), look_up(row, error)
+            ends = (
+                spread
+                if isinstance(spread, list | tuple)
+                else (height - 2 * (spread or 0), height + 2 * (spread or 0))
+            )
+            axes.plot([value, value], ends, color="0.7")
+        axes.semilogx(list(rows), [look_up(row, path) for row in rows.values()], "o-")
         axes.set(title=title, xlabel=label)
+        axes.set_ylim(bottom=0)
     figure.savefig(folder / "ablation.png", dpi=120)
 
 

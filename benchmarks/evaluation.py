@@ -10,7 +10,6 @@ process's, on as many cores as torch takes; memory is the most that a process of
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -63,8 +62,6 @@ def main(
     started = time.process_time()
     Evaluation(evaluate, extract=evaluator_extractor(evaluate.network), reference=real)(generated)
     seconds = time.process_time() - started
-    command = [sys.executable, __file__, "--memory", model, str(size), str(many_images)]
-    held = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     results = {
         "model": model,
         "size": size,
@@ -73,10 +70,16 @@ def main(
         "seconds": round(seconds, 2),
         "ratio": round(seconds / bare, 3),
         "many_images": many_images,
-        "gibibytes": round(held, 2),
+        "gibibytes": round(measure_memory(model, size, many_images), 2),
     }
     print(results)
     save_results(out, results)
+
+
+def measure_memory(model: str, size: int, num_images: int) -> float:
+    """The most gibibytes that a process held, which did nothing but evaluate that many images."""
+    command = [sys.executable, __file__, "--memory", model, str(size), str(num_images)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def print_memory(model: str, size: int, num_images: int) -> None:

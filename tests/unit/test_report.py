@@ -129,13 +129,13 @@ def test_a_pipeline_is_sampled_in_every_way(places, tmp_path):
     assert "of the unguided ones" in (tmp_path / "report" / "report.html").read_text()
 
 
-def test_malformed_images_leave_control_out(tmp_path):
+def test_a_report_of_nothing_but_malformed_images(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "pipeline")
     call = {"num_images": 2, "num_inference_steps": 2}
     report = evaluate(tmp_path / "pipeline", tmp_path / "report", "Smiling", "circle-position", **call)
     assert report["batches"]["guided"]["summary"]["share_malformed"] == 1
     assert report["values"]["sweep"] == [None] * 18
-    assert report["batches"]["sweep"] == {}
+    assert report["batches"]["sweep"]["control"]["share_malformed"] == 1
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,10 @@ def evaluate(
     found = {batch: evaluation(images, batch) for batch, images in taken.batches.items()}
     if taken.sweep is not None:
         found["sweep"] = _evaluate_sweep(taken.sweep, evaluation)
-    for batch in found.values():
+    for batch_name, batch in found.items():
         if recognizer is not None:
-            batch.figures["recognized"] = _recognize(recognizer, batch)
+            figures = batch.figures["control"] if batch_name == "sweep" else batch.figures
+            figures["recognized"] = _recognize(recognizer, batch)
         if "memorization" in batch.figures:
             known = batch.figures["memorization"]
             near = round(known["share_nearer_than_held_out"] * len(batch.images))
@@ -195,9 +196,6 @@ def _evaluate_sweep(sweep: np.ndarray, evaluation: Evaluation) -> Evaluated:
     extract = evaluation.extract if evaluation.reference is not None else None
     seen = look(images, evaluation.evaluate, extract, "sweep")
     values = seen.values.reshape(sweep.shape[:2])
-    found = Evaluated(images, seen.values, {})
-    if np.isnan(values).all():
-        return found
     control = control_figures(values)
     control["smoothness"] = sweep_smoothness(values.T, sweep.swapaxes(0, 1))
     if extract is not None:
@@ -205,8 +203,7 @@ def _evaluate_sweep(sweep: np.ndarray, evaluation: Evaluation) -> Evaluated:
         control["sliding_kid"] = sliding_distance(
             seen.features, aims, evaluation.real, evaluation.real_values, lambda *both: kernel_distance(*both)[0]
         )
-    found.figures["control"] = control
-    return found
+    return Evaluated(images, seen.values, {"control": control})
 
 
 def _recognize(recognizer: str | Path, batch: Evaluated) -> dict[str, Any]:

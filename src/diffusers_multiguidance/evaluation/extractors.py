@@ -108,33 +108,35 @@ def look(images: np.ndarray, evaluate: Evaluator | None, extract: Extractor | No
     Args:
         images: (N, H, W, C) uint8, of which no copy is made beyond a batch.
     """
-    batches = [
-        _look(images[start : start + BATCH_SIZE], evaluate, extract)
-        for start in track(range(0, len(images), BATCH_SIZE), description, transient=True)
-    ]
     seen = Seen()
-    if evaluate is not None:
-        seen.values = np.concatenate([batch.values for batch in batches])
-    if extract is not None:
-        seen.features = torch.cat([batch.features for batch in batches])
-    if batches[0].uncertainty is not None:
-        seen.uncertainty = np.concatenate([batch.uncertainty for batch in batches])
+    for start in track(range(0, len(images), BATCH_SIZE), description, transient=True):
+        batch = slice(start, start + BATCH_SIZE)
+        for name, part in vars(_look(images[batch], evaluate, extract)).items():
+            if part is None:
+                continue
+            if start == 0:
+                setattr(seen, name, np.empty((len(images), *part.shape[1:]), part.dtype))
+            getattr(seen, name)[batch] = part
+    seen.features = None if seen.features is None else torch.from_numpy(seen.features)
     return seen
 
 
 def _look(images: np.ndarray, evaluate: Evaluator | None, extract: Extractor | None) -> Seen:
     if not isinstance(evaluate, TrainedEvaluator):
-        return Seen(evaluate and evaluate(images), extract and extract(images))
+        return Seen(evaluate and evaluate(images), extract and extract(images).numpy())
     network, features = evaluate.network.eval(), None
     with torch.inference_mode():
         if extract is not None and extract.network is not None and extract.network is network:
-            logits, features = network.logits_and_features(_scaled(images))
+            logits, seen = network.logits_and_features(_scaled(images))
+            features = seen.numpy()
         else:
             logits = network(_scaled(images), pooled=False)
     temperature = network.config["temperature"]
     values = to_values(network.pool(logits) / temperature).numpy()
     uncertainty = to_values(logits / temperature).std(dim=0, correction=0).numpy() if len(logits) > 1 else None
-    return Seen(values, extract(images) if extract is not None and features is None else features, uncertainty)
+    if extract is not None and features is None:
+        features = extract(images).numpy()
+    return Seen(values, features, uncertainty)
 
 
 def _scaled(images: np.ndarray) -> torch.Tensor:

@@ -47,7 +47,7 @@ def frechet_distance(generated: torch.Tensor, real: torch.Tensor) -> float:
 
 
 def kernel_distance(generated: torch.Tensor, real: torch.Tensor) -> tuple[float, float]:
-    """KID (Binkowski et al. 2018): its mean over 100 random subsets, and its standard error.
+    """KID (Binkowski et al. 2018): its mean over 50 random subsets, and its standard error.
 
     The estimator is unbiased for any number of images, while FID grows as they get fewer. A subset has half of the
     fewer images, at most 1000: the deviation over halves is about the standard error of the whole, or more.
@@ -57,7 +57,7 @@ def kernel_distance(generated: torch.Tensor, real: torch.Tensor) -> tuple[float,
     """
     _check_at_least(4, generated, real, "KID")
     size = min(1000, len(generated) // 2, len(real) // 2)
-    result = kid_features_to_metric(generated, real, kid_subsets=100, kid_subset_size=size, verbose=False)
+    result = kid_features_to_metric(generated, real, kid_subsets=50, kid_subset_size=size, verbose=False)
     return result["kernel_inception_distance_mean"], result["kernel_inception_distance_std"]
 
 

@@ -75,6 +75,10 @@ FIGURES = [
     ),
     Figure("control", "largest step over mean step, pixels", "control.smoothness.pixels", note="likewise"),
     Figure("control", "sliding KID", "control.sliding_kid.mean", note="to real images within 0.1 of the target"),
+    Figure(
+        "control", "diversity along a sweep", "control.recognized.diversity.share_of_maximum", "share",
+        "entropy of the classes at a target, of the highest there can be",
+    ),
     Figure("good", "KID to all", "quality.all.kid", note="lower is better", error="quality.all.kid_standard_error"),
     Figure("good", "FID to all", "quality.all.fid", note="lower is better"),
     Figure("good", "precision, all", "quality.all.precision", "share", "generated images that look real"),
@@ -109,9 +113,8 @@ def look_up(figures: Mapping[str, Any], path: str) -> Any:
 def batches_of(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The figures of a report's batches by name; those of the sweep stand beside those of the guided images."""
     batches = dict(report["batches"])
-    control = batches.pop("sweep", {}).get("control")
-    if control is not None:
-        batches["guided"] = {**batches["guided"], "control": control}
+    if "sweep" in batches:
+        batches["guided"] = {**batches["guided"], "control": batches.pop("sweep")["control"]}
     return batches
 
 
