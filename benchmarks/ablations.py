@@ -93,7 +93,7 @@ def guidance_scale(
         print(name, rows[name])
     call = loaded.resolve_call()
     results: dict[str, Any] = {"scheduler": call["scheduler"], "num_inference_steps": call["num_inference_steps"]}
-    results |= {"num_images": num_images, "extractor": extractor, "rows": rows}
+    results |= {"num_images": num_images, "extractor": name_of(evaluation), "rows": rows}
     with add_to_folder(out) as folder:
         save_results(folder / "guidance-scale.json", results)
         save_plot({float(name): row for name, row in rows.items() if name != "unguided"}, "lambda", folder)
@@ -160,7 +160,8 @@ def training_size(
             with add_to_folder(folder / name) as new:
                 save_neighbours(images[nearest], known[found.nearest[nearest]], new / "nearest.png")
         print(count, rows[str(count)])
-        results = {"max_train_steps": max_train_steps, "num_images": num_images, "extractor": extractor, "rows": rows}
+        results: dict[str, Any] = {"max_train_steps": max_train_steps, "num_images": num_images}
+        results |= {"extractor": name_of(evaluation), "rows": rows}
         with add_to_folder(out) as new:
             save_results(new / "training-size.json", results)
             save_plot({float(name): row["guided"] for name, row in rows.items()}, "training images", new)
@@ -170,6 +171,11 @@ def training_size(
 def both_classes(pipeline: Any, attribute: str, weight: float) -> dict[str, dict[str, float]]:
     """The same lambda on every class of an attribute, as in the paper."""
     return {attribute: dict.fromkeys(pipeline.attributes[attribute], weight)}
+
+
+def name_of(evaluation: Evaluation) -> str | None:
+    """Of the features, without which no distance in them means anything."""
+    return evaluation.extract.name if evaluation.extract else None
 
 
 def kept_images(folder: Path, pipeline: Any, sampling: dict[str, Any]) -> np.ndarray:
