@@ -1,7 +1,8 @@
 """What guidance and data are needed (paper, sections 5.2 and 5.3, appendices G to I): one command for each table.
 
-    python benchmarks/ablations.py guidance-scale pipelines/digits --attribute thickness \\
-        --out runs/benchmarks/guidance-scale-digits
+    python benchmarks/ablations.py guidance-scale pipelines/digits --attribute thickness --reference runs/digits/all \\
+        --training runs/digits/data --extractor runs/digits/evaluator/evaluator \\
+        --recognizer runs/digits/evaluator/evaluator --out runs/benchmarks/guidance-scale-digits
     python benchmarks/ablations.py training-size training/recipes/digits.yaml --attribute thickness \\
         --evaluator stroke-thickness --out runs/benchmarks/training-size-digits
 
@@ -25,6 +26,7 @@ from diffusers_multiguidance.data.load import load_pixels
 from diffusers_multiguidance.evaluation.evaluation import Evaluation, without_training
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.extractors import load_extractor
+from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.figures import look_up
 from diffusers_multiguidance.evaluation.memorization import save_neighbours
 from diffusers_multiguidance.evaluation.samples import read_images
@@ -66,6 +68,7 @@ def guidance_scale(
     reference: Reference = None,
     training: Annotated[Path | None, typer.Option(help="The extreme set.")] = None,
     extractor: ExtractorName = None,
+    recognizer: Annotated[Path | None, typer.Option(help="Also tell how many images it recognises.")] = None,
     num_images: NumImages = 200,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
@@ -90,6 +93,8 @@ def guidance_scale(
         found = evaluation(images, f"lambda {name}")
         values[name] = found.values
         rows[name] = without_ratios(found.figures)
+        if recognizer is not None:
+            rows[name]["recognized"] = {"share": share_recognized(class_probabilities(recognizer, images))}
         print(name, rows[name])
     call = loaded.resolve_call()
     results: dict[str, Any] = {"scheduler": call["scheduler"], "num_inference_steps": call["num_inference_steps"]}
@@ -200,6 +205,7 @@ def save_plot(rows: dict[float, dict[str, Any]], label: str, folder: Path) -> No
         "share in the gap": ("summary.share_in_gap", "intervals.share_in_gap"),
         "KLD to uniform": ("summary.kld_to_uniform", "intervals.kld_to_uniform"),
         "MSE to uniform": ("summary.mse_to_uniform", "intervals.mse_to_uniform"),
+        "recognised": ("recognized.share", ""),
         "KID to the middle": ("quality.middle.kid", "quality.middle.kid_standard_error"),
         "nearer than held-out": ("memorization.share_nearer_than_held_out", ""),
     }

@@ -9,11 +9,10 @@ from scipy.linalg import sqrtm
 from diffusers_multiguidance.evaluation.control import (
     control_figures,
     diversity,
-    frechet_distance,
     sliding_distance,
     sweep_smoothness,
 )
-from diffusers_multiguidance.evaluation.fidelity import kernel_distance
+from diffusers_multiguidance.evaluation.fidelity import frechet_distance, kernel_distance
 from diffusers_multiguidance.evaluation.heat_map import count_cells, save_heat_maps
 
 
@@ -65,7 +64,7 @@ def test_where_fid_has_too_few_images_kid_has_enough(sample):
     centre = {"centres": np.array([0.5]), "min_images": 10}
     figures = sliding_distance(*few, frechet_distance, **centre)
     assert figures["mean"] is None
-    assert figures["left_out"]["0.5"].endswith("expected more than their 40 features for FID. KID takes fewer.")
+    assert figures["left_out"]["0.5"].endswith("expected at least 41, or KID in its place.")
     distance = sliding_distance(*few, lambda *images: kernel_distance(*images)[0], **centre)["mean"]
     assert distance == kernel_distance(few[0], few[2])[0]
 

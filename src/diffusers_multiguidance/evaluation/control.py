@@ -77,27 +77,6 @@ def save_control_plot(values: np.ndarray, attribute: str, path: Path, targets: n
     figure.savefig(path, dpi=120)
 
 
-def frechet_distance(generated: torch.Tensor, real: torch.Tensor) -> float:
-    """FID (Heusel et al. 2017) of features (N, F) and (M, F), by torch-fidelity in float64.
-
-    Raises:
-        ValueError: for features of two sizes, or no more images than features: their covariance would have no full
-            rank, and the distance would mostly say how few they are.
-    """
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-
-    fewest, size = min(len(generated), len(real)), real.shape[1]
-    if generated.shape[1] != size:
-        raise ValueError(f"`generated` has {generated.shape[1]} features and `real` {size}; expected as many.")
-    if fewest <= size:
-        raise ValueError(
-            f"`generated` and `real` hold {len(generated)} and {len(real)} images; expected more than their {size} "
-            "features for FID. KID takes fewer."
-        )
-    statistics = [fid_features_to_statistics(each.double()) for each in (generated, real)]
-    return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
-
-
 def sliding_distance(
     generated: torch.Tensor,
     values: np.ndarray,
@@ -115,7 +94,7 @@ def sliding_distance(
         values: (N,), the targets that were asked for, as CcGAN and CCDM have it, or the values; NaN is in no window.
         real: (M, F) features of real images.
         real_values: (M,) of them.
-        distance: `frechet_distance`, or for KID `lambda *images: fidelity.kernel_distance(*images)[0]`.
+        distance: `fidelity.frechet_distance`, or for KID `lambda *both: fidelity.kernel_distance(*both)[0]`.
         centres: of the windows, from `centre - radius` to `centre + radius` with both ends.
         min_images: generated ones and real ones, each; a window with fewer is left out.
 

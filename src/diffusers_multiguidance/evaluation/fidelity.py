@@ -34,8 +34,13 @@ def frechet_distance(generated: torch.Tensor, real: torch.Tensor) -> float:
     """FID (Heusel et al. 2017).
 
     Raises:
-        ValueError: for no more images than features, of which no covariance matrix has full rank.
+        ValueError: for features of two sizes, and for no more images than features: their covariance would have no
+            full rank, and the distance would mostly say how few they are.
     """
+    if generated.shape[1] != real.shape[1]:
+        raise ValueError(
+            f"`generated` has {generated.shape[1]} features and `real` {real.shape[1]}; expected as many."
+        )
     for name, features in (("generated", generated), ("real", real)):
         if len(features) <= features.shape[1]:
             raise ValueError(
