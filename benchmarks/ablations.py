@@ -207,7 +207,7 @@ def save_plot(rows: dict[float, dict[str, Any]], label: str, folder: Path) -> No
         "MSE to uniform": ("summary.mse_to_uniform", "intervals.mse_to_uniform"),
         "recognised": ("recognized.share", ""),
         "KID to the middle": ("quality.middle.kid", "quality.middle.kid_standard_error"),
-        "nearer than held-out": ("memorization.share_nearer_than_held_out", ""),
+        "nearer than held-out": ("memorization.share_nearer_than_held_out", "memorization.interval"),
     }
     shown = {
         title: paths

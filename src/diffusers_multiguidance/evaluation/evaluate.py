@@ -19,7 +19,6 @@ from .evaluation import Evaluated, Evaluation, without_training
 from .evaluators import TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
 from .extractors import Extractor, evaluator_extractor, load_extractor, look
 from .fidelity import class_probabilities, kernel_distance, share_recognized
-from .intervals import share_interval
 from .report import write_report
 from .samples import is_pipeline, read_record, read_samples, sample_pipeline
 from .uniformity import GAP
@@ -101,10 +100,6 @@ def evaluate(
         if recognizer is not None:
             figures = batch.figures["control"] if batch_name == "sweep" else batch.figures
             figures["recognized"] = _recognize(recognizer, batch)
-        if "memorization" in batch.figures:
-            known = batch.figures["memorization"]
-            near = round(known["share_nearer_than_held_out"] * len(batch.images))
-            known["interval"] = share_interval(near, len(batch.images))
     report = {
         "samples": str(samples),
         "attribute": attribute,

@@ -16,6 +16,7 @@ from rich.progress import track
 
 from ..utils.grids import image_grid, to_pil
 from .extractors import BATCH_SIZE, Extractor
+from .intervals import share_interval
 
 NEAREST = 0.01  # of the held-out images
 
@@ -61,12 +62,14 @@ def memorization(distances: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
     The ratio of an image is its distance over the median held-out one: about 1 where it is as new as an image that
     training never saw, near 0 for a copy. Of such new images 1 % are nearer than the nearest 1 % of the held-out ones.
     """
+    near = distances < np.quantile(held_out, NEAREST)
     ratios = distances / max(np.median(held_out), np.finfo(np.float32).tiny)
     return {
         "num_held_out": len(held_out),
         "median_ratio": float(np.median(ratios)),
         "smallest_ratio": float(ratios.min()),
-        "share_nearer_than_held_out": float((distances < np.quantile(held_out, NEAREST)).mean()),
+        "share_nearer_than_held_out": float(near.mean()),
+        "interval": share_interval(int(near.sum()), len(near)),
         "ratios": ratios.round(4).tolist(),
     }
 
