@@ -4,7 +4,8 @@
         --training runs/digits/data --extractor runs/digits/evaluator/evaluator \\
         --recognizer runs/digits/evaluator/evaluator --out runs/benchmarks/guidance-scale-digits
     python benchmarks/ablations.py training-size training/recipes/digits.yaml --attribute thickness \\
-        --evaluator stroke-thickness --out runs/benchmarks/training-size-digits
+        --evaluator stroke-thickness --reference runs/digits/all --extractor runs/digits/evaluator/evaluator \\
+        --out runs/benchmarks/training-size-digits
 
 `guidance-scale` guides a committed pipeline with lambda on either class; `training-size` trains a recipe's denoiser
 and classifiers anew on a part of its training set. Both write a JSON with a row for each value, plots, and for each
