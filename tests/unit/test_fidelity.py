@@ -12,6 +12,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from diffusers_multiguidance.evaluation.extractors import evaluator_extractor
 from diffusers_multiguidance.evaluation.fidelity import (
+    evenly_spaced,
     frechet_distance,
     kernel_distance,
     precision_and_recall,
@@ -94,6 +95,11 @@ def test_precision_and_recall_by_brute_force():
     assert precision == pytest.approx(share_within(generated, real), abs=1e-6)
     assert recall == pytest.approx(share_within(real, generated), abs=1e-6)
     assert 0 < precision < recall < 1
+
+
+def test_of_many_images_some_of_each_part_count():
+    assert evenly_spaced(3, 5).tolist() == [0, 1, 2]
+    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
 
 
 def test_few_images_have_kid_but_no_fid():

@@ -69,18 +69,23 @@ def kernel_distance(generated: torch.Tensor, real: torch.Tensor) -> tuple[float,
 def precision_and_recall(generated: torch.Tensor, real: torch.Tensor) -> tuple[float, float]:
     """Share of generated images within the real ones' neighbourhoods, and the reverse (Kynkaanniemi et al. 2019).
 
-    The neighbourhood of an image reaches to its third nearest of its own kind. Of more than 5,000 images the first
-    count.
+    The neighbourhood of an image reaches to its third nearest of its own kind. Of more than 5,000 images as many
+    count, evenly spaced.
 
     Raises:
         ValueError: for less than four images.
     """
     _check_at_least(NEIGHBORHOOD + 1, generated, real, "precision and recall")
+    generated, real = (features[evenly_spaced(len(features), MOST)] for features in (generated, real))
     result = prc_features_to_metric(
-        generated[:MOST], real[:MOST], prc_neighborhood=NEIGHBORHOOD, prc_batch_size=1000, save_cpu_ram=True,
-        verbose=False,
-    )  # fmt: skip
+        generated, real, prc_neighborhood=NEIGHBORHOOD, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+    )
     return result["precision"], result["recall"]
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """At most that many of `count` numbers from 0 on: images may be sorted, and the first of one kind."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 def quality(generated: torch.Tensor, real: torch.Tensor) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..utils.files import replace_folder
 from ..utils.grids import image_grid, to_pil
 from .control import TARGETS, save_control_plot
 from .evaluation import Evaluated, Evaluation
+from .fidelity import evenly_spaced
 from .figures import batches_of, table
 from .memorization import save_neighbours
 from .summary import draw_histogram
@@ -96,7 +97,9 @@ def save_pictures(
         captions["sweep.png"] = ("control", f"Targets from {span}, left to right; each row starts from one noise.")
         captions["control.png"] = ("control", "The values that come out, by target. On the line they would be exact.")
     if evaluation.middle is not None and evaluation.middle.any():
-        image_grid(to_pil(evaluation.reference[evaluation.middle][:SHOWN])).save(folder / "middle.png")
+        middle = np.flatnonzero(evaluation.middle)
+        shown = evaluation.reference[middle[evenly_spaced(len(middle), SHOWN)]]
+        image_grid(to_pil(shown)).save(folder / "middle.png")
         captions["middle.png"] = ("good", "Real images of the middle, to compare with those above.")
     if evaluation.training is not None:
         for name, batch in batches.items():
