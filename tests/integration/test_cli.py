@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,20 @@ def test_evaluate_reads_what_sample_wrote(tmp_path):
         assert (tmp_path / "report" / name).exists()
 
 
-def test_a_pipeline_is_evaluated_and_compared(tmp_path, capsys, monkeypatch):
-    """Two circles of each kind, and at each target, against rendered ones with and without a gap."""
+@pytest.fixture
+def here(capsys, monkeypatch) -> Callable[..., str]:
+    """Runs a command in this process, which need not import everything anew, and returns what it prints."""
 
-    def here(*words: object) -> str:
+    def run(*words: object) -> str:
         monkeypatch.setattr(sys, "argv", ["multiguidance", *map(str, words)])
         main()
         return capsys.readouterr().out
 
+    return run
+
+
+def test_a_pipeline_is_evaluated_and_compared(here, tmp_path):
+    """Two circles of each kind, and at each target, against rendered ones with and without a gap."""
     for folder, centres in (("rendered", range(2, 30)), ("ends", (2, 3, 4, 27, 28, 29))):
         (tmp_path / folder).mkdir()
         for x in centres:
@@ -97,15 +104,14 @@ def test_demo_shows_the_unseen_middle(tmp_path):
     assert Image.open(tmp_path / "demo" / "demo.png").size[0] > 800
 
 
-def test_evaluate_finds_the_evaluator_of_the_pipeline(tmp_path):
+def test_evaluate_finds_the_evaluator_of_the_pipeline(here, tmp_path):
     """That it carries, or that it was calibrated by; only their names count, so the images are few."""
     for name, attribute, size, channels in (("faces-rendered", "Smiling", 32, 3), ("circles-32", "position", 32, 1)):
         samples = tmp_path / name
         samples.mkdir()
         np.savez(samples / "images.npz", images=np.zeros((2, size, size, channels), np.uint8))
         (samples / "sample.json").write_text(json.dumps({"pipeline": str(ROOT / "pipelines" / name)}))
-        result = multiguidance("evaluate", samples, "--attribute", attribute, "--out", tmp_path / "report")
-        assert result.returncode == 0, result.stderr
+        here("evaluate", samples, "--attribute", attribute, "--out", tmp_path / "report")
         assert json.loads((tmp_path / "report" / "report.json").read_text())["attribute"] == attribute
 
 
