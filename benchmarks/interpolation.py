@@ -4,7 +4,7 @@
     python benchmarks/interpolation.py pipelines/faces-rendered --attribute Smiling --num-images 500 \\
         --num-classifiers 0 --out runs/benchmarks/faces-rendered
 
-Writes `interpolation.json`, a report (figures, histogram, grid) per row, and `histogram.png` over all rows.
+Writes `interpolation.json`, the images and a grid of them per row, and `histogram.png` over all rows.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import typer
 from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
-from diffusers_multiguidance.evaluation.report import save_histogram, write_report
+from diffusers_multiguidance.evaluation.summary import save_histogram, summarize
 from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.models import NoisyClassifierSet
 from diffusers_multiguidance.utils.files import add_to_folder
+from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
 
 
@@ -61,10 +62,8 @@ def main(
         seconds = time.monotonic() - started
         values[name] = evaluate(images)
         with add_to_folder(out / name.replace(" ", "-")) as folder:
-            results[name] = {
-                **write_report(images, values[name], attribute, folder, gap),
-                "seconds": round(seconds, 1),
-            }
+            results[name] = {**summarize(values[name], gap), "seconds": round(seconds, 1)}
+            image_grid(to_pil(images[:256])).save(folder / "grid.png")
             np.savez_compressed(folder / "images.npz", images=images)
         if recognizer is not None:
             results[name]["share_recognized"] = share_recognized(class_probabilities(recognizer, images))

@@ -24,12 +24,9 @@ from diffusers_multiguidance import MultiGuidanceEditPipeline
 from diffusers_multiguidance.data.load import held_out_images
 from diffusers_multiguidance.data.transforms import to_pixels
 from diffusers_multiguidance.evaluation.evaluators import Evaluator, find_evaluator, load_evaluator, load_network
-from diffusers_multiguidance.evaluation.fidelity import (
-    features,
-    kernel_distance,
-    nearest_training_images,
-    share_nearer_than_held_out,
-)
+from diffusers_multiguidance.evaluation.extractors import evaluator_extractor, load_extractor
+from diffusers_multiguidance.evaluation.fidelity import kernel_distance
+from diffusers_multiguidance.evaluation.memorization import TrainingImages, memorization, save_neighbours
 from diffusers_multiguidance.evaluation.uniformity import GAP, share_in_gap
 from diffusers_multiguidance.generate import image_generators
 from diffusers_multiguidance.utils.files import add_to_folder
@@ -52,7 +49,7 @@ def main(
     edit = MultiGuidanceEditPipeline.from_pretrained(pipeline)
     edit.set_progress_bar_config(desc="editing")
     folder = find_evaluator(pipeline, attribute)
-    evaluate, network = load_evaluator(folder), load_network(folder)
+    evaluate, extract = load_evaluator(folder), evaluator_extractor(load_network(folder))
     record = json.loads((Path(folder) / "training.json").read_text())
     dataset = load_from_disk(training)
     known = to_pixels(dataset["image"][:], edit.image_size, edit.channels)
@@ -61,19 +58,22 @@ def main(
     middle = held_out[(values > gap[0]) & (values < gap[1])]
     generated = {name: np.load(samples / name / "images.npz")["images"] for name in ("unguided", "guided")}
 
-    real = features(network, middle)
+    real = extract(middle)
+    training_images = TrainingImages(known, load_extractor("pixels"))
+    distances, nearest = training_images.nearest(generated["guided"])
+    as_near, _ = training_images.nearest(held_out)
     results: dict[str, Any] = {
         "num_training": len(known),
         "num_held_out": len(held_out),
         "num_middle": len(middle),
         "training_share_in_gap": share_in_gap(evaluate(known), gap),
-        "features": f"of the evaluator, {network.config['num_members']} {network.config['model']}",
+        "features": extract.name,
         "held_out_share_in_gap": share_in_gap(values, gap),
         "evaluator": {name: value for name, value in record.items() if name.startswith("held_out")},
-        "share_nearer_than_held_out": share_nearer_than_held_out(generated["guided"], held_out, known),
+        "share_nearer_than_held_out": memorization(distances, as_near)["share_nearer_than_held_out"],
     }
     for name, images in generated.items():
-        mean, deviation = kernel_distance(features(network, images), real)
+        mean, deviation = kernel_distance(extract(images), real)
         results[f"kid_to_middle_{name}"] = {"mean": mean, "standard_deviation": deviation}
     if judge is not None:
         opinions = {name: load_evaluator(judge)(images) for name, images in generated.items()}
@@ -91,9 +91,7 @@ def main(
             image_grid(to_pil(images[:100]), columns=20).save(temporary / f"{name}.png")
         if num_edited:
             image_grid(to_pil(pairs), columns=16).save(temporary / "edited.png")
-        found = known[nearest_training_images(generated["guided"][:32], known)[1]]
-        beside = np.stack([generated["guided"][:32], found], axis=1).reshape(-1, *known.shape[1:])
-        image_grid(to_pil(beside), columns=16).save(temporary / "nearest.png")
+        save_neighbours(generated["guided"][:32], known[nearest[:32]], temporary / "nearest.png")
     print(results)
 
 

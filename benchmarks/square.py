@@ -4,7 +4,7 @@
 
 Counts the cells of a 10 x 10 grid that hold an image. A single four-class classifier of the corners (paper, section 6)
 aims by shares of its classes: give `--corner` and the attributes that its corners are made of, the first one changing
-slower. Writes `square.json`, `square.png` (where the images lie) and `grid.png` (an image for each cell, if there is).
+slower. Writes `square.json`, `square.png` (a heat map) and `grid.png` (an image for each cell, if there is).
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from matplotlib.figure import Figure
 
 from diffusers_multiguidance.cli import SchedulerName
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
+from diffusers_multiguidance.evaluation.heat_map import CELLS, count_cells, save_heat_maps
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
 
-CELLS = 10
 BATCH = 200
 
 
@@ -42,17 +41,6 @@ def draw_by_corner(loaded: Any, attribute: str, num_images: int, seed: int, call
             )
         )
     return np.concatenate(batches)
-
-
-def save_plot(values: np.ndarray, attributes: tuple[str, str], path: Path) -> None:
-    """Where the images lie, over the counts by cell."""
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    counts = axes.hist2d(*values, bins=CELLS, range=((0, 1), (0, 1)), cmap="Blues")[3]
-    axes.plot(*values, ".", color="0.2", markersize=1)
-    axes.set(xlabel=attributes[0], ylabel=attributes[1], aspect="equal")
-    figure.colorbar(counts, ax=axes, label="images")
-    figure.savefig(path, dpi=120)
 
 
 def main(
@@ -84,8 +72,7 @@ def main(
     values = np.stack([load_evaluator(name)(images) for name in names])
     known = ~np.isnan(values).any(axis=0)
     cells = (values[:, known] * CELLS).astype(int).clip(0, CELLS - 1)
-    counts = np.zeros((CELLS, CELLS), int)
-    np.add.at(counts, tuple(cells), 1)
+    counts = count_cells(values)
     results = {
         "call": loaded.resolve_call(num_inference_steps, guidance_scale),
         "num_images": len(images),
@@ -99,7 +86,7 @@ def main(
     shown = shown.swapaxes(0, 1)[::-1]  # the first attribute to the right, the second upwards
     with add_to_folder(out) as folder:
         save_results(folder / "square.json", results)
-        save_plot(values[:, known], attributes, folder / "square.png")
+        save_heat_maps({"uniform": values}, attributes, folder / "square.png")
         image_grid(to_pil(shown.reshape(-1, *images.shape[1:])), columns=CELLS).save(folder / "grid.png")
 
 

@@ -20,7 +20,7 @@ from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
 from diffusers_multiguidance.evaluation.control import TARGETS, control_figures, save_control_plot
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
-from diffusers_multiguidance.evaluation.report import summarize
+from diffusers_multiguidance.evaluation.summary import summarize
 from diffusers_multiguidance.evaluation.uniformity import kld_floor, kld_to_uniform, mse_floor, mse_to_uniform
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder

@@ -13,8 +13,10 @@ _MODULES = {
     "NoisyClassifier": "models",
     "NoisyClassifierSet": "models",
     "calibrate": "calibration",
+    "compare": "evaluation.compare",
     "create_dit": "models",
     "create_unet": "models",
+    "evaluate": "evaluation.evaluate",
     "load_evaluator": "evaluation.evaluators",
     "load_pipeline": "generate",
 }

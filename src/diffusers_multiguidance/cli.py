@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +37,9 @@ SchedulerName = Annotated[
 ]
 NumSteps = Annotated[int | None, typer.Option(help="What the scheduler was tuned for unless given.")]
 GuidanceScale = Annotated[float | None, typer.Option(help="What the scheduler was tuned for unless given.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", metavar="ATTRIBUTE=VALUE", help="0 to 1, or 'uniform'; repeatable.")
+]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
 
@@ -100,9 +104,7 @@ def sample(
     num_images: Annotated[int, typer.Option()] = 16,
     num_inference_steps: NumSteps = None,
     seed: Annotated[int, typer.Option()] = 0,
-    target: Annotated[
-        list[str] | None, typer.Option(metavar="ATTRIBUTE=VALUE", help="0 to 1, or 'uniform'; repeatable.")
-    ] = None,
+    target: Targets = None,
     guidance_scale: GuidanceScale = None,
     scheduler: SchedulerName = None,
 ) -> None:
@@ -111,7 +113,7 @@ def sample(
     from .utils.grids import image_grid, to_pil
 
     check_writable(out, "--out")
-    aims = dict(parse_target(word) for word in target) if target else None
+    aims = parse_targets(target)
     loaded = load_pipeline(pipeline, scheduler)
     call = loaded.resolve_call(num_inference_steps, guidance_scale)
     with add_to_folder(out) as folder:
@@ -181,23 +183,73 @@ def calibrate_edits(
 
 @app.command()
 def evaluate(
-    samples: Annotated[Path, typer.Argument(help="Folder that `multiguidance sample` wrote.")],
-    attribute: Annotated[str, typer.Option(help="One of the pipeline's.")],
+    samples: Annotated[
+        str, typer.Argument(help="A folder of images, an .npz, what `sample` wrote, or a pipeline to sample from.")
+    ],
+    attribute: Annotated[str, typer.Option()],
     out: OutFolder,
     evaluator: EvaluatorName = None,
+    gap: Annotated[tuple[float, float], typer.Option(help="The values that training did not show.")] = (0.2, 0.8),
+    reference: Annotated[str | None, typer.Option(help="Real images, a folder or data set, for quality.")] = None,
+    training: Annotated[str | None, typer.Option(help="The training images, for memorisation.")] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            help="inception-v3-compat, dinov2-vit-b-14, timm:NAME, transformers:NAME, pixels or an evaluator; "
+            "the evaluator's own features unless given."
+        ),
+    ] = None,
+    recognizer: Annotated[Path | None, typer.Option(help="Classifier of what should vary, for diversity.")] = None,
+    num_images: Annotated[int, typer.Option(help="To sample of each kind, from a pipeline.")] = 200,
+    target: Targets = None,
+    scheduler: SchedulerName = None,
+    num_inference_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Evaluate an attribute of samples: report.json, histogram.png and grid.png."""
-    from .evaluation.evaluators import find_evaluator, load_evaluator
-    from .evaluation.report import write_report
+    """Evaluate images or a pipeline: control, quality, memorisation. Writes report.html and report.json."""
+    from .evaluation.evaluate import evaluate as evaluate_samples
+    from .evaluation.figures import batches_of, table
 
-    check_writable(out, "--out")
-    images = read_images(samples / "images.npz")
-    if evaluator is None:
-        evaluator = find_evaluator(read_pipeline_name(samples / "sample.json"), attribute)
-    evaluate_images = load_evaluator(evaluator)
-    with add_to_folder(out) as folder:
-        summary = write_report(images, evaluate_images(images), attribute, folder)
-    print_summary(str(samples), summary)
+    report = evaluate_samples(
+        samples,
+        out,
+        attribute,
+        evaluator,
+        gap,
+        reference,
+        training,
+        extractor,
+        recognizer,
+        num_images,
+        parse_targets(target),
+        scheduler,
+        num_inference_steps,
+        guidance_scale,
+        seed,
+    )
+    batches = batches_of(report)
+    print_table(samples, batches, table(batches))
+    for remark in report["remarks"]:
+        console.print(remark, highlight=False)
+    console.print(f"Look at {out / 'report.html'}")
+
+
+@app.command()
+def compare(
+    reports: Annotated[list[Path], typer.Argument(help="Folders that `multiguidance evaluate` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for compare.html.")] = None,
+) -> None:
+    """Put reports side by side."""
+    from .evaluation.compare import compare as compare_reports
+    from .evaluation.compare import differing
+
+    if out is not None:
+        check_writable(out, "--out")
+    columns, rows = compare_reports(reports, out)
+    print_table("reports side by side", columns, rows)
+    for sentence in differing(columns):
+        console.print(sentence, highlight=False)
 
 
 @app.command()
@@ -272,6 +324,11 @@ def publish(
     print(url)  # whole, where `console` would break the line
 
 
+def parse_targets(words: list[str] | None) -> dict[str, Target] | None:
+    """["Smiling=0.5"] as targets by attribute; None for none."""
+    return dict(parse_target(word) for word in words) if words else None
+
+
 def parse_target(word: str) -> tuple[str, Target]:
     """ "Smiling=0.5" as a pair of attribute and target."""
     attribute, equals, value = word.partition("=")
@@ -296,33 +353,20 @@ def parse_classes(words: list[str]) -> dict[str, int]:
     return classes
 
 
-def read_images(path: Path) -> np.ndarray:
-    """The (N, H, W, C) uint8 images of an `images.npz`."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images = arrays["images"]
-    except Exception as error:  # a broken archive may raise about anything
-        raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(
-            f"`{path}` holds {images.dtype} of shape {images.shape}; expected images, (N, H, W, 1 or 3) uint8."
-        )
-    return images
-
-
-def read_pipeline_name(path: Path) -> str:
-    """The pipeline of a `sample.json`."""
-    try:
-        return str(json.loads(path.read_text())["pipeline"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes, or `--evaluator`."
-        ) from error
-
-
 def print_summary(name: str, summary: dict[str, Any]) -> None:
     """The figures as a table."""
     table = Table(title=name, show_header=False)
     for key, value in summary.items():
         table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)
+
+
+def print_table(title: str, columns: Iterable[str], rows: list[Any]) -> None:
+    """The rows of `evaluation.figures.table`."""
+    shown = Table(title=title)
+    shown.add_column(min_width=14)
+    for column in columns:
+        shown.add_column(column)
+    for figure, cells in rows:
+        shown.add_row(figure.label, *(str(cells[column]) for column in columns))
+    console.print(shown)

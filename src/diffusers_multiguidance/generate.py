@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .denoising import DenoisingStep
 from .pipelines import MultiGuidanceCFGPipeline, MultiGuidanceDDPMPipeline
 from .schedulers import create_scheduler
 from .utils.seeds import stream_seed
@@ -40,12 +42,19 @@ def image_generators(seed: int, start: int, count: int) -> list[torch.Generator]
 
 
 def generate(
-    pipeline: Any, num_images: int, seed: int = 0, batch_size: int = 64, description: str = "images", **call: Any
+    pipeline: Any,
+    num_images: int,
+    seed: int = 0,
+    batch_size: int = 64,
+    description: str = "images",
+    watch: Callable[[DenoisingStep], None] | None = None,
+    **call: Any,
 ) -> np.ndarray:
     """Generate `num_images` with a progress bar and its time left.
 
     Args:
         pipeline: a `MultiGuidanceDDPMPipeline`.
+        watch: shown every step of every batch, as `evaluation.artefacts.TrajectoryVariance` wants to see them.
         call: further arguments of the pipeline's call, the same for every batch.
 
     Returns:
@@ -67,6 +76,8 @@ def generate(
         for start in starts:
             count = min(batch_size, num_images - start)
             for step in pipeline.denoise(count, generator=image_generators(seed, start, count), **call):
+                if watch is not None:
+                    watch(step)
                 progress.update(task, total=len(starts) * step.total, advance=1)
             batch, _ = pipeline.finish(step.sample, "np")
             images.append((batch * 255).round().astype(np.uint8))

@@ -397,21 +397,18 @@ def test_bad_flags(name, added, message, places, tmp_path):
     ("command", "message"),
     [
         *(
-            (f"evaluate {place} --attribute a --evaluator circle-position", "images.npz`")
-            for place in (
-                "NODIR",
-                "NOWHERE",
-                "FILE",
-                "FLOATS",
-                "SCALAR",
-                "NOTHING",
-                "FLAT",
+            (f"evaluate {place} --attribute a --evaluator circle-position", message)
+            for place, message in (
+                ("NODIR", "`samples`"),
+                ("NOWHERE", "`samples`"),
+                ("FILE", "expected what `multiguidance sample`"),
+                ("FLOATS", "images.npz`"),
+                ("SCALAR", "images.npz`"),
+                ("NOTHING", "images.npz`"),
+                ("FLAT", "images.npz`"),
             )
         ),
-        *(
-            (f"evaluate {place} --attribute a", "sample.json`")
-            for place in ("SAMPLES", "NOJSON", "NOPIPELINE", "LIST")
-        ),
+        *((f"evaluate {place} --attribute a", "sample.json") for place in ("SAMPLES", "NOJSON", "NOPIPELINE", "LIST")),
         ("evaluate GONE --attribute a", "no/w/h/e"),
         *((f"card TINY --facts FACTS{number}", "`facts`") for number in range(15)),
         ("card TINY --facts NOWHERE", "`facts`"),
@@ -495,7 +492,7 @@ def test_any_value_of_a_flag_ends_in_one_sentence(name, places, data):
 
 OPTIONS = {
     "sample": ["num-images", "num-inference-steps", "seed", "target", "guidance-scale", "scheduler", "nothing"],
-    "evaluate": ["attribute", "evaluator", "nothing"],
+    "evaluate": ["attribute", "evaluator", "gap", "extractor", "recognizer", "target", "scheduler", "nothing"],
     "calibrate": [
         "evaluator",
         "scheduler",

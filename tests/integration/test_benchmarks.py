@@ -50,6 +50,30 @@ def test_schedulers(tmp_path):
     assert {"machine", "date", "versions"} <= set(content)
 
 
+def test_artefacts(tmp_path, monkeypatch):
+    artefacts = script("artefacts")
+    monkeypatch.setattr(artefacts, "find_evaluator", lambda *names: "circle-height")
+    monkeypatch.setattr(artefacts, "load_evaluator", lambda name: lambda images: np.array([0.5, np.nan, 0.5]))
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    circles.classifiers = NoisyClassifierSet.from_members(list(circles.classifiers.members)[:2])
+    circles.register_to_config(sampling_defaults={"ddpm": {"num_inference_steps": 8, "guidance_scale": 120.0}})
+    circles.save_pretrained(tmp_path / "pipeline")
+    artefacts.main(tmp_path / "pipeline", tmp_path, "position", num_images=3, few_steps=7)
+    results = json.loads((tmp_path / "artefacts.json").read_text())["results"]
+    for name in ("unguided", "guided", "few steps"):
+        assert (results[name]["num_images"], results[name]["num_malformed"]) == (3, 1)
+        assert len(results[name]["signs"]) == 7
+        assert all(0 <= sign["area_under_roc"] <= 1 for sign in results[name]["signs"].values())
+        assert (tmp_path / f"{name.replace(' ', '-')}.png").stat().st_size > 0
+
+
+def test_crooked_mouths_are_unlike_rendered_ones():
+    mouths = script("artefacts").RenderedMouths(200)
+    assert mouths.area_for_crooked(2) > mouths.area_for_crooked(1) > 0.7
+    assert mouths.area_for_crooked(0) == pytest.approx(0.5)
+    assert np.isnan(mouths(mouths.whole)).mean() == pytest.approx(0.05, abs=0.01)
+
+
 def test_editing(tmp_path):
     call = {"num_edited": 3, "num_reconstructed": 4, "num_pairs": 4, "num_inference_steps": [4, 12]}
     script("editing").main(tmp_path, ROOT / "pipelines" / "faces-rendered", CIRCLES, **call)
@@ -167,6 +191,44 @@ def test_variance_schedule_and_loss(tmp_path):
         "cosine-fixed-small-L_simple",
         "linear-fixed-small-L_simple",
     }
+
+
+def test_ablations(tmp_path):
+    ablations = script("ablations")
+    circles_32 = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    circles_32.register_to_config(sampling_defaults={"ddpm": {"num_inference_steps": 4, "guidance_scale": 120.0}})
+    circles_32.save_pretrained(tmp_path / "pipeline")
+    scales = {"weight": [3.5, 30], "evaluator": "circle-position", "num_images": 2}
+    ablations.guidance_scale(tmp_path / "pipeline", "position", tmp_path / "scales", **scales)
+    results = json.loads((tmp_path / "scales" / "guidance-scale.json").read_text())["results"]
+    assert list(results["rows"]) == ["unguided", "3.5", "30"]
+
+    circles(60, 16).save_to_disk(tmp_path / "data")
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("DATA", str(tmp_path / "data")))
+    sizes = {"evaluator": "circle-position", "size": [6, 20], "max_train_steps": 2, "num_images": 4}
+    for _ in range(2):  # the second time nothing is trained or sampled
+        ablations.training_size(tmp_path / "small.yaml", "position", tmp_path / "sizes", **sizes)
+    rows = json.loads((tmp_path / "sizes" / "training-size.json").read_text())["results"]["rows"]
+    assert list(rows) == ["20", "6"]
+    for row in rows.values():
+        assert row["guided"]["memorization"]["median_ratio"] > 0
+        assert row["unguided"]["summary"]["num_images"] == 4
+    for name in ("scales", "sizes"):
+        for picture in ("ablation.png", "histograms.png"):
+            assert (tmp_path / name / picture).stat().st_size > 0
+    assert (tmp_path / "sizes" / "6-images" / "guided" / "nearest.png").stat().st_size > 0
+
+
+def test_time_and_memory_of_an_evaluation(tmp_path, monkeypatch, capsys):
+    evaluation = script("evaluation")
+    evaluation.print_memory("test_resnet", 32, 20)
+    held = float(capsys.readouterr().out.splitlines()[-1])
+    assert 0.1 < held < 4
+    monkeypatch.setattr(
+        evaluation, "measure_memory", lambda *arguments: held
+    )  # another process takes seconds to start
+    evaluation.main(tmp_path / "evaluation.json", "test_resnet", 32, num_images=20, many_images=20)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["results"]["ratio"] > 0
 
 
 def test_extrapolation(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,44 @@ def test_evaluate_reads_what_sample_wrote(tmp_path):
     call = ["--attribute", "position", "--evaluator", "circle-position", "--out", tmp_path / "report"]
     result = multiguidance("evaluate", tmp_path, *call)
     assert result.returncode == 0, result.stderr
-    assert "share_in_gap" in result.stdout
+    assert "57.1 % (39.1 to 73.5)" in result.stdout
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["share_in_gap"] == pytest.approx(16 / 28)
-    assert (tmp_path / "report" / "histogram.png").exists()
-    assert (tmp_path / "report" / "grid.png").exists()
+    assert report["batches"]["samples"]["summary"]["share_in_gap"] == pytest.approx(16 / 28)
+    for name in ("report.html", "histogram.png", "samples.png"):
+        assert (tmp_path / "report" / name).exists()
+
+
+@pytest.fixture
+def here(capsys, monkeypatch) -> Callable[..., str]:
+    """Runs a command in this process, which need not import everything anew, and returns what it prints."""
+
+    def run(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["multiguidance", *map(str, words)])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_pipeline_is_evaluated_and_compared(here, tmp_path):
+    """Two circles of each kind, and at each target, against rendered ones with and without a gap."""
+    for folder, centres in (("rendered", range(2, 30)), ("ends", (2, 3, 4, 27, 28, 29))):
+        (tmp_path / folder).mkdir()
+        for x in centres:
+            Image.fromarray(render_circle(x, 9, 32)).save(tmp_path / folder / f"{x}.png")
+    call = ["--attribute", "position", "--reference", tmp_path / "rendered", "--extractor", "pixels"]
+    sampling = ["--training", tmp_path / "ends", "--num-images", 2, "--num-inference-steps", 4]
+    aim = ["--target", "position=0.6", "--out", tmp_path / "a"]
+    said = here("evaluate", ROOT / "pipelines" / "circles-32", *call, *sampling, *aim)
+    assert "6 of 28 reference images are training images: left out." in said
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert report["batches"].keys() == {"unguided", "guided", "uniform", "sweep"}
+    assert report["asked"]["target"] == {"position": 0.6}
+    assert report["batches"]["unguided"]["memorization"]["num_held_out"] == 22
+    here("evaluate", tmp_path / "ends", *call, "--evaluator", "circle-position", "--out", tmp_path / "b")
+    said = here("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "both")
+    assert "in the gap" in said
+    assert "b, samples" in (tmp_path / "both" / "compare.html").read_text()
 
 
 def test_demo_shows_the_unseen_middle(tmp_path):
@@ -70,15 +104,14 @@ def test_demo_shows_the_unseen_middle(tmp_path):
     assert Image.open(tmp_path / "demo" / "demo.png").size[0] > 800
 
 
-def test_evaluate_finds_the_evaluator_of_the_pipeline(tmp_path):
+def test_evaluate_finds_the_evaluator_of_the_pipeline(here, tmp_path):
     """That it carries, or that it was calibrated by; only their names count, so the images are few."""
     for name, attribute, size, channels in (("faces-rendered", "Smiling", 32, 3), ("circles-32", "position", 32, 1)):
         samples = tmp_path / name
         samples.mkdir()
         np.savez(samples / "images.npz", images=np.zeros((2, size, size, channels), np.uint8))
         (samples / "sample.json").write_text(json.dumps({"pipeline": str(ROOT / "pipelines" / name)}))
-        result = multiguidance("evaluate", samples, "--attribute", attribute, "--out", tmp_path / "report")
-        assert result.returncode == 0, result.stderr
+        here("evaluate", samples, "--attribute", attribute, "--out", tmp_path / "report")
         assert json.loads((tmp_path / "report" / "report.json").read_text())["attribute"] == attribute
 
 
@@ -105,7 +138,12 @@ def test_another_scheduler_takes_its_own_scale_or_asks_for_one(tmp_path):
         (["sample", "TINY", "--guidance-scale", -3, "--target", "Smiling=0.5"], "`guidance_scale` is -3.0; expected"),
         (["sample", "TINY", "--scheduler", "plms"], "`scheduler` is 'plms'; expected"),
         (["sample", "nowhere/at/all"], "is no whole pipeline"),
-        (["evaluate", "nowhere", "--attribute", "position"], "images.npz` can't be read"),
+        (["evaluate", "nowhere", "--attribute", "position"], "`samples` is 'nowhere'; expected"),
+        (["evaluate", "TINY", "--attribute", "Age"], "`attribute` is 'Age'; expected one of ['Smiling']"),
+        (["evaluate", "IMAGES", "--attribute", "a", "--target", "a=1"], "`target` is {'a': 1.0}, but `samples` are"),
+        (["evaluate", "IMAGES", "--attribute", "a", "--gap", 0.8, 0.2], "`gap` is 0.8 to 0.2; expected"),
+        (["compare", "IMAGES"], "`reports` are 1; expected at least two"),
+        (["compare", "IMAGES", "BROKEN"], "report.json` can't be read"),
         (["evaluate", "IMAGES", "--attribute", "size", "--evaluator", "size"], "`evaluator` is 'size'; expected"),
         (["evaluate", "IMAGES", "--attribute", "position"], "sample.json"),
         (["evaluate", "BROKEN", "--attribute", "position"], "images.npz` can't be read"),

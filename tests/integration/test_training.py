@@ -253,11 +253,13 @@ def test_denoisers_that_can_not_be_trained_leave_nothing(changes, message, data,
 def test_an_evaluator_learns_classes(data, tmp_path):
     start = {**COMMON, "resolution": 32, "train_batch_size": 16, "max_train_steps": 8, "use_ema": False}
     settings = EvaluatorSettings(
-        train_data_dir=data, output_dir=tmp_path, attribute="position", model="test_resnet", **start
+        train_data_dir=data, output_dir=tmp_path, attribute="position", model="test_resnet", num_members=2, **start
     )
     folder = train_evaluator(settings)
     record = json.loads((folder / "training.json").read_text())
     assert 0 <= record["held_out_accuracy"] <= 1
+    assert record["held_out_disagreement"] > 0
+    assert -1 <= record["held_out_disagreement_error_rank_correlation"] <= 1
     images = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1)).astype(np.uint8)
     probabilities = class_probabilities(folder, images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)

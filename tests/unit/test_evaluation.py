@@ -1,14 +1,12 @@
 """Evaluators, on images whose attribute is known, and figures whose value is."""
 
-import json
-
 import numpy as np
 import pytest
 
 from diffusers_multiguidance.data.circles import position, render_circle
 from diffusers_multiguidance.evaluation.control import TARGETS, control_figures
 from diffusers_multiguidance.evaluation.evaluators import CirclePosition, StrokeThickness
-from diffusers_multiguidance.evaluation.report import summarize, write_report
+from diffusers_multiguidance.evaluation.summary import summarize
 from diffusers_multiguidance.evaluation.uniformity import (
     histogram,
     kld_floor,
@@ -95,16 +93,6 @@ def test_wrong_values():
         mse_to_uniform(np.array([np.nan]))
     with pytest.raises(ValueError, match=r"`values` run from .* expected"):
         kld_to_uniform(np.array([0.5, 1.5]))
-
-
-def test_report_files(tmp_path):
-    images = np.stack([render_circle(x, 9, 32) for x in range(2, 30)] + [np.zeros((32, 32), np.uint8)])[..., None]
-    summary = write_report(images, CirclePosition()(images), "position", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "histogram.png", "grid.png"}
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["num_images"] == 29
-    assert report["share_in_gap"] == summary["share_in_gap"] == pytest.approx(16 / 29)
-    assert report["values"][-1] is None
 
 
 def test_malformed_images_are_not_near_their_target():

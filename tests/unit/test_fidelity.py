@@ -1,4 +1,4 @@
-"""Ensembles of evaluators, and whether generated images are like real ones, and new."""
+"""Ensembles of evaluators, and whether generated images are like real ones."""
 
 import importlib.util
 from pathlib import Path
@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
 
+from diffusers_multiguidance.evaluation.extractors import evaluator_extractor
 from diffusers_multiguidance.evaluation.fidelity import (
-    features,
+    evenly_spaced,
+    frechet_distance,
     kernel_distance,
-    nearest_training_images,
-    share_nearer_than_held_out,
+    precision_and_recall,
+    quality,
 )
 from diffusers_multiguidance.models.evaluator import ImageClassifier
 from diffusers_multiguidance.training.evaluator import calibration_error, classification_figures, save_held_out
@@ -54,36 +58,85 @@ def test_figures_of_an_evaluator():
 def test_what_it_says_of_held_out_images_is_drawn(classes, tmp_path):
     logits = torch.randn(50, len(classes or "v"))
     values = torch.rand(50) if classes is None else torch.randint(len(classes), (50,))
-    save_held_out(logits, values, classes, tmp_path / "held_out.png")
+    save_held_out(3 * logits, logits, values, classes, tmp_path / "held_out.png")
     assert Image.open(tmp_path / "held_out.png").size == (480, 480)
+
+
+def points(count: int, seed: int, centre: float = 0, num_features: int = 8) -> torch.Tensor:
+    return torch.randn(count, num_features, generator=torch.Generator().manual_seed(seed)) + centre
+
+
+def test_fid_and_kid_are_those_of_the_library():
+    generated, real = points(60, 1), points(50, 2, 0.5)
+    statistics = [fid_features_to_statistics(features) for features in (generated, real)]
+    direct = fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"]
+    assert frechet_distance(generated, real) == pytest.approx(direct, abs=1e-6)
+    mean, deviation = kernel_distance(generated, real)
+    direct = kid_features_to_metric(generated, real, kid_subsets=50, kid_subset_size=25, verbose=False)
+    assert mean == pytest.approx(direct["kernel_inception_distance_mean"], abs=1e-6)
+    assert deviation == pytest.approx(direct["kernel_inception_distance_std"], abs=1e-6)
+
+
+def test_fid_of_two_gaussians_is_the_formula():
+    """Means 3 apart in one of two dimensions, covariances 1 and 4 times the identity: 9 + 2 (1 + 4 - 2 * 2)."""
+    generated, real = points(200_000, 1, 0, 2), 2 * points(200_000, 2, 0, 2) + torch.tensor([3.0, 0.0])
+    assert frechet_distance(generated, real) == pytest.approx(11, rel=0.02)
+
+
+def test_precision_and_recall_by_brute_force():
+    rng = np.random.default_rng(0)
+    generated, real = rng.normal(size=(70, 4)), rng.normal(1, 0.8, (90, 4))
+
+    def share_within(points: np.ndarray, others: np.ndarray) -> float:
+        among = np.sort(np.linalg.norm(others[:, None] - others, axis=2), axis=1)[:, 3]  # itself is the nearest
+        return float((np.linalg.norm(points[:, None] - others, axis=2) <= among).any(axis=1).mean())
+
+    precision, recall = precision_and_recall(torch.tensor(generated), torch.tensor(real))
+    assert precision == pytest.approx(share_within(generated, real), abs=1e-6)
+    assert recall == pytest.approx(share_within(real, generated), abs=1e-6)
+    assert 0 < precision < recall < 1
+
+
+def test_of_many_images_some_of_each_part_count():
+    assert evenly_spaced(3, 5).tolist() == [0, 1, 2]
+    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
+
+
+def test_few_images_have_kid_but_no_fid():
+    generated, real = points(8, 1), points(50, 2)
+    with pytest.raises(ValueError, match=r"FID of 8 features has 8 generated images; expected at least 9, or KID"):
+        frechet_distance(generated, real)
+    figures = quality(generated, real)
+    assert figures["fid"] is None
+    assert "expected at least 9" in figures["why_no_fid"]
+    assert figures["kid"] is not None
+    assert quality(points(9, 1), real)["fid"] > 0
+    assert quality(points(3, 1), real)["kid"] is None
+    for figure in (kernel_distance, precision_and_recall):
+        with pytest.raises(ValueError, match=r"of 3 images; expected at least 4"):
+            figure(points(3, 1), real)
+
+
+def test_kid_is_unbiased_with_few_images_and_knows_its_error():
+    alike = [kernel_distance(points(40, seed), points(40, 100 + seed))[0] for seed in range(20)]
+    assert abs(np.mean(alike)) < 3 * np.std(alike, ddof=1) / 20**0.5
+    apart = [kernel_distance(points(100, seed), points(100, 100 + seed, 0.5)) for seed in range(20)]
+    distances, errors = np.array(apart).T
+    assert errors.mean() == pytest.approx(distances.std(ddof=1), rel=0.4)
 
 
 def test_kernel_distance_is_small_for_images_of_one_kind():
     torch.manual_seed(0)
     network = ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 1, 16, num_members=2)
+    extract = evaluator_extractor(network)
+    assert extract.name == "2 test_resnet that learnt 'Smiling'"
     dark, darker, light = noise(60, 1, 0, 200), noise(60, 2, 0, 200), noise(60, 3, 55)
-    seen = [features(network, images) for images in (dark, darker, light)]
+    seen = [extract(images) for images in (dark, darker, light)]
     assert seen[0].shape == (60, 2 * network.members[0].num_features)
     alike, deviation = kernel_distance(seen[0], seen[1])
     other, _ = kernel_distance(seen[0], seen[2])
     assert other > alike + 5 * deviation
     assert kernel_distance(seen[0], seen[2])[0] == other, "the subsets depend on nothing else"
-
-
-def test_nearest_training_image_or_its_mirror_image():
-    training = noise(20, 1)
-    distances, numbers = nearest_training_images(training[[3, 7], :, ::-1].copy(), training)
-    assert numbers.tolist() == [3, 7]
-    np.testing.assert_allclose(distances, 0, atol=1e-3)
-    distance, _ = nearest_training_images(np.full((1, 16, 16, 1), 255, np.uint8), np.zeros((1, 16, 16, 1), np.uint8))
-    assert distance[0] == pytest.approx(1)
-
-
-def test_memorised_images_are_counted():
-    training, held_out = noise(50, 1), noise(200, 2)
-    copies = training[:10] // 2 + training[:10] // 2  # all but copies
-    assert share_nearer_than_held_out(np.concatenate([copies, noise(30, 3)]), held_out, training) >= 0.25
-    assert share_nearer_than_held_out(noise(200, 4), held_out, training) < 0.06
 
 
 def test_metadata_of_the_leaves(tmp_path):

@@ -12,8 +12,8 @@ import diffusers_multiguidance
 PACKAGE = Path(diffusers_multiguidance.__file__).parent
 # From the bottom up: a module imports from its own room and from those before it.
 ROOMS = (
-    *("utils", "diffusion", "models", "data", "evaluation", "guidance", "hub", "schedulers", "denoising", "pipelines"),
-    *("guiders", "generate", "calibration", "training", "curation", "cli"),
+    *("utils", "diffusion", "models", "data", "guidance", "hub", "schedulers", "denoising", "pipelines", "guiders"),
+    *("generate", "evaluation", "calibration", "training", "curation", "cli"),
 )
 
 

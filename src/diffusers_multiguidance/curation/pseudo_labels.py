@@ -15,7 +15,7 @@ from sklearn.neighbors import kneighbors_graph
 from ..data.load import load_training_set
 from ..data.transforms import to_pixels
 from ..evaluation.evaluators import check_evaluator, find_evaluator, load_evaluator
-from ..evaluation.report import save_histogram
+from ..evaluation.summary import save_histogram
 from ..generate import generate, load_pipeline
 from ..training.settings import Settings, check_numbers, flag
 from ..utils.files import replace_folder

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value, concatenate_datasets, load_dataset, load_from_disk
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
+from rich.progress import track
 
 from ..utils import images as reading
-from ..utils.images import BadImage, decode_image, fit_image, has_transparency
+from ..utils.images import BadImage, decode_image, fit_image, flatten, has_transparency
 from .folder import has_images, is_image_name, read_folder
 from .transforms import to_pixels
 
@@ -99,6 +100,68 @@ def held_out_images(
         known = dataset["source_index"][:]
     rest = images.select(np.setdiff1d(np.arange(len(images)), known))
     return to_pixels(rest["image"][:], size, channels)
+
+
+def load_pixels(
+    source: str | Path, name: str, size: tuple[int, int] | None = None, channels: int | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """All images of a source at once, (N, H, W, C) uint8, and sentences on what was left out or cut to shape.
+
+    Args:
+        source: see `load_source`.
+        name: of the argument, for errors.
+        size: height and width to which larger images are cut and resized, see `fit_image`; None for those of the
+            images, which have to be alike.
+        channels: 1 or 3; None for grey where all images are grey.
+
+    Raises:
+        ValueError: for a source without usable images, for images of two sizes, or smaller than `size`.
+    """
+    try:
+        dataset = load_source(source)
+    except ValueError as error:
+        raise ValueError(f"`{name}` can't be read: {error}") from error
+    if "image" not in dataset.column_names:
+        raise ValueError(f"`{name}` has columns {dataset.column_names}; expected one of images named 'image'.")
+    skipped: Counter[str] = Counter()
+    images: list[np.ndarray] = []
+    num_fitted, first = 0, ""
+    for row in track(undecoded(dataset, "image"), f"reading {name}", transient=True):
+        try:
+            image = flatten(open_image(row["image"]))
+        except BadImage as error:
+            skipped[str(error)] += 1
+            continue
+        path = Path(row["image"]["path"] or f"number {len(images)}").name
+        shape = image.height, image.width
+        if size is None:
+            size, first = shape, path
+        elif first and shape != size:
+            raise ValueError(
+                f"`{name}` holds {first} of {size[1]}x{size[0]} pixels and {path} of {shape[1]}x{shape[0]}; expected "
+                "images of one size."
+            )
+        elif shape[0] < size[0] or shape[1] < size[1]:
+            raise ValueError(
+                f"`{name}` holds {path} of {shape[1]}x{shape[0]} pixels; expected at least {size[1]}x{size[0]}, as "
+                "the images to compare it with have."
+            )
+        num_fitted += shape != size
+        images.append(np.atleast_3d(np.asarray(fit_image(image, size, channels))))
+    if not images:
+        raise ValueError(f"`{name}` {str(source)!r} has no usable image; expected at least one ({_reasons(skipped)}).")
+    remarks = [f"Left out of `{name}`: {_reasons(skipped)}."] if skipped else []
+    if num_fitted:
+        height, width = images[0].shape[:2]
+        remarks.append(f"{num_fitted} images of `{name}` were cut and resized to {width}x{height} pixels.")
+    deepest = max(image.shape[-1] for image in images)
+    return np.stack([np.broadcast_to(image, (*image.shape[:2], deepest)) for image in images]), remarks
+
+
+def _reasons(skipped: Counter[str]) -> str:
+    return ", ".join(
+        f"{count} files ({reason})" if count > 1 else f"1 file ({reason})" for reason, count in skipped.items()
+    )
 
 
 def undecoded(dataset: Dataset, image_column: str) -> Dataset:

@@ -1,1 +1,1 @@
-"""Measures of generated images: they see arrays and know no pipeline."""
+"""Evaluation: figures that see arrays and know no pipeline, and `evaluate`, which samples from one."""

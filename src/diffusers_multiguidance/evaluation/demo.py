@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ..utils.grids import image_grid, to_pil
 from .control import control_figures
 from .evaluators import Evaluator
-from .report import draw_histogram, summarize
+from .summary import draw_histogram, summarize
 
 
 def write_demo(

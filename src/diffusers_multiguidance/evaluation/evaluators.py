@@ -25,9 +25,14 @@ Evaluator = Callable[[np.ndarray], np.ndarray]
 
 def to_grey(images: np.ndarray) -> np.ndarray:
     """(N, H, W) uint8."""
+    check_images(images)
+    return images.mean(axis=-1).round().astype(np.uint8)
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raise `ValueError` unless they are (N, H, W, 1 or 3) uint8."""
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
         raise ValueError(f"`images` is {images.dtype} of shape {images.shape}; expected (N, H, W, 1 or 3) uint8.")
-    return images.mean(axis=-1).round().astype(np.uint8)
 
 
 class CirclePosition:
@@ -66,6 +71,8 @@ class StrokeThickness:
 class TrainedEvaluator:
     """A network of train_evaluator.py: the number that it learnt (paper, appendix K), or the high class's probability.
 
+    An ensemble's `num_members` are more than 1, and their disagreement says how unsure it is: see `uncertainty`.
+
     Raises:
         ValueError: for a folder without one, or one that tells more than two classes apart.
     """
@@ -78,10 +85,77 @@ class TrainedEvaluator:
                 f"`{folder}` tells {len(classes)} classes apart; expected an evaluator of a number, or of two."
             )
 
+    @property
+    def num_members(self) -> int:
+        """Networks that are averaged."""
+        return len(self.network.members)
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        logits = network_logits(self.network, images).double()
-        values = logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
-        return values.numpy()
+        return to_values(network_logits(self.network, images)).numpy()
+
+    def member_values(self, images: np.ndarray) -> np.ndarray:
+        """What each member of the ensemble says by itself: (num_members, N)."""
+        return to_values(network_logits(self.network, images, pooled=False)).numpy()
+
+    def uncertainty(self, images: np.ndarray) -> np.ndarray:
+        """Standard deviation over the members' values, (N,).
+
+        Raises:
+            ValueError: for a single network, which can't disagree.
+        """
+        if self.num_members < 2:
+            raise ValueError(
+                "`uncertainty` of 1 network is not known; expected an ensemble, trained by --num_members."
+            )
+        return self.member_values(images).std(axis=0)
+
+
+def to_values(logits: torch.Tensor) -> torch.Tensor:
+    """Logits (..., number of outputs) as values (...) float64: of one output the number, of two the second's share."""
+    logits = logits.double()
+    return logits[..., 0].sigmoid() if logits.shape[-1] == 1 else logits.softmax(dim=-1)[..., 1]
+
+
+class ZeroShotEvaluator:
+    """How much better the second sentence fits an image than the first, by a CLIP-like model of transformers.
+
+    The value is the second one's share of the softmax over both. Nothing calibrates it: what it gives an image between
+    the two depends on the sentences.
+
+    Args:
+        model: folder or Hub id of a model with encoders of images and texts (CLIP, SigLIP, ...).
+        sentences: of the low and of the high class, say "a frowning face" and "a smiling face".
+
+    Raises:
+        ValueError: for a model that can't be read, or an empty sentence.
+    """
+
+    def __init__(self, model: str | Path, sentences: tuple[str, str]) -> None:
+        from transformers import AutoModelForZeroShotImageClassification, AutoProcessor
+
+        if len(sentences) != 2 or not all(map(str.strip, sentences)):
+            raise ValueError(f"`sentences` are {sentences!r}; expected two, of the low and of the high class.")
+        self.sentences = list(sentences)
+        try:
+            self.processor = AutoProcessor.from_pretrained(model)
+            self.network = AutoModelForZeroShotImageClassification.from_pretrained(model, use_safetensors=True).eval()
+        except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"`{model}` can't be read ({reason}); expected a model such as CLIP.") from error
+
+    def __call__(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        check_images(images)
+        colour = images.repeat(3 // images.shape[-1], axis=-1)
+        logits = [torch.zeros(0, 2)]
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                batch = list(colour[start : start + batch_size])
+                # Padded as far as it was trained to read, which SigLIP wants.
+                inputs = self.processor(
+                    text=self.sentences, images=batch, return_tensors="pt", padding="max_length", truncation=True
+                )
+                logits.append(self.network(**inputs).logits_per_image)
+        return to_values(torch.cat(logits)).numpy()
 
 
 EVALUATORS: dict[str, Callable[[], Evaluator]] = {
@@ -92,16 +166,25 @@ EVALUATORS: dict[str, Callable[[], Evaluator]] = {
 
 
 def load_evaluator(name: str | Path) -> Evaluator:
-    """One of `EVALUATORS`, or else that in the folder `name`.
+    """One of `EVALUATORS`, that in a folder, or a zero-shot one.
+
+    Args:
+        name: of one of them, the folder, or "MODEL:LOW SENTENCE:HIGH SENTENCE", see `ZeroShotEvaluator`.
 
     Raises:
-        ValueError: where there is neither.
+        ValueError: where there is none of them.
     """
     if str(name) in EVALUATORS:
         return EVALUATORS[str(name)]()
-    if not Path(name).is_dir():
-        raise ValueError(f"`evaluator` is {str(name)!r}; expected one of {list(EVALUATORS)} or the folder of one.")
-    return TrainedEvaluator(name)
+    if Path(name).is_dir():
+        return TrainedEvaluator(name)
+    model, *sentences = str(name).rsplit(":", 2)
+    if len(sentences) == 2:
+        return ZeroShotEvaluator(model, (sentences[0], sentences[1]))
+    raise ValueError(
+        f"`evaluator` is {str(name)!r}; expected one of {list(EVALUATORS)}, the folder of one, or "
+        "'MODEL:LOW SENTENCE:HIGH SENTENCE' for a zero-shot one."
+    )
 
 
 def check_evaluator(evaluator: Evaluator, size: tuple[int, int], channels: int) -> None:
@@ -158,8 +241,14 @@ def load_network(folder: str | Path) -> ImageClassifier:
         raise ValueError(f"`{folder}` can't be read ({reason}); expected what train_evaluator.py writes.") from error
 
 
-def network_logits(network: ImageClassifier, images: np.ndarray, batch_size: int = 256) -> torch.Tensor:
+def network_logits(
+    network: ImageClassifier, images: np.ndarray, batch_size: int = 256, pooled: bool = True
+) -> torch.Tensor:
     """What a network says of images (N, H, W, C) uint8: (N, number of outputs).
+
+    Args:
+        pooled: the whole ensemble. False: each member by itself, over the temperature too: (number of members, N,
+            number of outputs).
 
     Raises:
         ValueError: for images that it was not made for.
@@ -172,4 +261,5 @@ def network_logits(network: ImageClassifier, images: np.ndarray, batch_size: int
     network.eval()
     with torch.inference_mode():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return torch.cat([network(batch.float() / 127.5 - 1) for batch in pixels.split(batch_size)])
+        logits = [network(batch.float() / 127.5 - 1, pooled) for batch in pixels.split(batch_size)]
+    return torch.cat(logits, dim=-2) / (1 if pooled else network.config["temperature"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import xlogy
 
 NUM_BINS = 100
 GAP = (0.2, 0.8)  # what extremes of a fifth of the range leave out
@@ -22,14 +23,22 @@ def histogram(values: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
 
 def mse_to_uniform(values: np.ndarray, num_bins: int = NUM_BINS) -> float:
     """The paper's "MSE" (section 5.1): sqrt(sum_i (h_i - 1/n)^2) over normalised counts."""
-    return float(np.sqrt(np.square(histogram(values, num_bins) - 1 / num_bins).sum()))
+    return float(mse_of(histogram(values, num_bins)))
 
 
 def kld_to_uniform(values: np.ndarray, num_bins: int = NUM_BINS) -> float:
     """KL(histogram || uniform) in nats (paper, appendix B): sum_i h_i log(n h_i)."""
-    filled = histogram(values, num_bins)
-    filled = filled[filled > 0]
-    return float((filled * np.log(num_bins * filled)).sum())
+    return float(kld_of(histogram(values, num_bins)))
+
+
+def mse_of(histograms: np.ndarray) -> np.ndarray:
+    """`mse_to_uniform` of each of (..., n) histograms."""
+    return np.sqrt(np.square(histograms - 1 / histograms.shape[-1]).sum(axis=-1))
+
+
+def kld_of(histograms: np.ndarray) -> np.ndarray:
+    """`kld_to_uniform` of each of (..., n) histograms."""
+    return xlogy(histograms, histograms.shape[-1] * histograms).sum(axis=-1)
 
 
 def mse_floor(num_values: int, num_bins: int = NUM_BINS) -> float:

@@ -68,18 +68,21 @@ class ImageClassifier(ModelMixin, ConfigMixin):
                 calibrated). False: (number of members, B, number of classes), to train each for itself.
         """
         logits = torch.stack([member(images) for member in self.members])
-        if not pooled:
-            return logits
-        is_number = self.config["classes"] is None
-        mean = logits.mean(dim=0) if is_number else logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
-        return mean / self.config["temperature"]
+        return self.pool(logits) / self.config["temperature"] if pooled else logits
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the members see before they decide, side by side: (B, F)."""
+    def pool(self, logits: torch.Tensor) -> torch.Tensor:
+        """The members' logits (number of members, B, number of outputs) as the ensemble's, without the temperature."""
+        if self.config["classes"] is None:
+            return logits.mean(dim=0)
+        return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
+
+    def logits_and_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """In one pass the logits, not pooled, and what the members see before they decide, side by side: (B, F)."""
         members: Any = self.members
-        return torch.cat(
-            [member.forward_head(member.forward_features(images), pre_logits=True) for member in members], dim=1
-        )
+        maps = [member.forward_features(images) for member in members]
+        logits = [member.forward_head(seen) for member, seen in zip(members, maps, strict=True)]
+        features = [member.forward_head(seen, pre_logits=True) for member, seen in zip(members, maps, strict=True)]
+        return torch.stack(logits), torch.cat(features, dim=1)
 
 
 def check_timm_model(model: str, channels: int, size: tuple[int, int], batch_size: int) -> None:

@@ -91,17 +91,20 @@ def train_evaluator(settings: EvaluatorSettings) -> Path:
     if accelerator.is_main_process:
         model = model.cpu().to(memory_format=torch.contiguous_format)
         if held_out is not None:
-            logits, values = predict(model, held_out, settings.size, attribute)
+            members, values = predict(model, held_out, settings.size, attribute)
+            logits = model.pool(members)
             temperature = fit_temperature(logits, lambda scaled: loss(scaled, values))
             model.register_to_config(temperature=temperature)
+            before, logits = logits, logits / temperature
             if not is_number:
-                record["held_out_calibration_error_before"] = calibration_error(logits, values)
-            logits = logits / temperature
+                record["held_out_calibration_error_before"] = calibration_error(before, values)
             record |= regression_figures(logits, values) if is_number else classification_figures(logits, values)
+            if settings.num_members > 1:
+                record |= disagreement_figures(members / temperature, logits, values)
         with replace_folder(settings.output_dir / "evaluator") as folder:
             model.save_pretrained(folder)
             if held_out is not None:
-                save_held_out(logits, values, classes, folder / "held_out.png")
+                save_held_out(before, logits, values, classes, folder / "held_out.png")
             write_record(folder, record, settings)
     accelerator.end_training()
     return settings.output_dir / "evaluator"
@@ -110,11 +113,11 @@ def train_evaluator(settings: EvaluatorSettings) -> Path:
 def predict(
     model: ImageClassifier, dataset: Dataset, size: tuple[int, int], column: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and true values of every row of `dataset`."""
+    """Logits of every member (number of members, N, number of outputs) and true values of the rows of `dataset`."""
     batches = with_tensors(dataset, size, [column]).iter(256)
     with torch.no_grad():
-        pairs = [(model(batch["image"]), torch.tensor(batch[column])) for batch in batches]
-    return torch.cat([logits for logits, _ in pairs]), torch.cat([values for _, values in pairs])
+        pairs = [(model(batch["image"], pooled=False), torch.tensor(batch[column])) for batch in batches]
+    return torch.cat([logits for logits, _ in pairs], dim=1), torch.cat([values for _, values in pairs])
 
 
 def fit_temperature(logits: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> float:
@@ -161,11 +164,40 @@ def regression_figures(logits: torch.Tensor, values: torch.Tensor) -> dict[str, 
     }
 
 
-def save_held_out(logits: torch.Tensor, values: torch.Tensor, classes: list[str] | None, path: Path) -> None:
+def disagreement_figures(members: torch.Tensor, logits: torch.Tensor, values: torch.Tensor) -> dict[str, float]:
+    """How far an ensemble's members are apart, and whether they are further where the ensemble is wrong.
+
+    An image's disagreement is the standard deviation over the members of the number, or of the probabilities, the mean
+    of the classes; its error is that of the number, or what the true class lacks to a probability of 1.
+
+    Args:
+        members: (number of members, N, number of outputs) logits.
+        logits: (N, number of outputs) of the ensemble.
+        values: (N,) true numbers or classes.
+    """
+    if logits.shape[1] == 1:
+        each, error = members.double().sigmoid(), (logits[:, 0].sigmoid() - values).abs()
+    else:
+        each, error = members.double().softmax(dim=2), 1 - logits.softmax(dim=1).gather(1, values[:, None])[:, 0]
+    disagreement = each.std(dim=0, correction=0).mean(dim=1)
+    return {
+        "held_out_disagreement": float(disagreement.mean()),
+        "held_out_mean_error": float(error.mean()),
+        "held_out_disagreement_error_rank_correlation": float(spearman_corrcoef(disagreement.float(), error.float())),
+    }
+
+
+def save_held_out(
+    before: torch.Tensor, logits: torch.Tensor, values: torch.Tensor, classes: list[str] | None, path: Path
+) -> None:
     """What the evaluator says of the held-out images, against the truth.
 
-    Of classes the reliability diagram (Guo et al. 2017), by ten bins: how often it is right, by how sure it is; where
-    there are two, by the second one's probability. Of a number every image.
+    Of classes the reliability diagram (Guo et al. 2017), by ten bins, before and after the temperature: how often it
+    is right, by how sure it is; of two classes by the second one's probability. Of a number every image, after it.
+
+    Args:
+        before, logits: (N, number of outputs), without the temperature and over it.
+        values: (N,) true numbers or classes.
     """
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes: Any = figure.subplots()
@@ -174,17 +206,28 @@ def save_held_out(logits: torch.Tensor, values: torch.Tensor, classes: list[str]
         axes.plot(values, logits.squeeze(1).sigmoid(), ".", alpha=0.4)
         axes.set(xlabel="true value", ylabel="value by the evaluator")
     else:
-        probabilities = logits.softmax(dim=1)
-        sure, right = (
-            (probabilities[:, 1], values)
-            if len(classes) == 2
-            else (probabilities.max(dim=1).values, probabilities.argmax(dim=1) == values)
-        )
-        bins = (sure * 10).long().clamp(0, 9)
-        filled = [bins == number for number in range(10) if (bins == number).any()]
-        axes.plot([sure[rows].mean() for rows in filled], [right[rows].float().mean() for rows in filled], "o-")
+        for each, name in ((before, "before"), (logits, "after")):
+            error = calibration_error(each, values)
+            axes.plot(*reliability(each, values), "o-", label=f"{name} scaling, calibration error {error:.3f}")
+        axes.legend(frameon=False, fontsize="small")
         axes.set(
             xlabel=f"probability of {classes[1]}" if len(classes) == 2 else "confidence", ylabel="share of images"
         )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     figure.savefig(path, dpi=120)
+
+
+def reliability(logits: torch.Tensor, labels: torch.Tensor, num_bins: int = 10) -> tuple[list[float], list[float]]:
+    """How sure the evaluator is, and how often it is right, by bins of how sure it is; empty ones are left out.
+
+    Of two classes it is the second one's probability and share.
+    """
+    probabilities = logits.softmax(dim=1)
+    sure, right = (
+        (probabilities[:, 1], labels)
+        if logits.shape[1] == 2
+        else (probabilities.max(dim=1).values, probabilities.argmax(dim=1) == labels)
+    )
+    bins = (sure * num_bins).long().clamp(0, num_bins - 1)
+    filled = [bins == number for number in range(num_bins) if (bins == number).any()]
+    return [float(sure[rows].mean()) for rows in filled], [float(right[rows].float().mean()) for rows in filled]

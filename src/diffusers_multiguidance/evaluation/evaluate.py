@@ -1,0 +1,213 @@
+"""Evaluate images or a pipeline, as the paper does, and as the field does now: one call, one report."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.load import load_pixels
+from ..generate import load_pipeline
+from ..guidance import Target
+from ..utils.writable import check_writable
+from .control import TARGETS, control_figures, diversity, sliding_distance, sweep_smoothness
+from .evaluation import Evaluated, Evaluation, without_training
+from .evaluators import TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
+from .extractors import Extractor, evaluator_extractor, load_extractor, look
+from .fidelity import class_probabilities, kernel_distance, share_recognized
+from .report import write_report
+from .samples import is_pipeline, read_record, read_samples, sample_pipeline
+from .uniformity import GAP
+
+
+def evaluate(
+    samples: str | Path,
+    out: str | Path,
+    attribute: str,
+    evaluator: str | Path | None = None,
+    gap: tuple[float, float] = GAP,
+    reference: str | Path | None = None,
+    training: str | Path | None = None,
+    extractor: str | Path | None = None,
+    recognizer: str | Path | None = None,
+    num_images: int = 200,
+    target: dict[str, Target] | None = None,
+    scheduler: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate an attribute of samples, and write `report.json`, `report.html` and its pictures.
+
+    Args:
+        samples: a folder of images, an `.npz`, the folder that `multiguidance sample` wrote; or a pipeline, its folder
+            or id on the Hub, from which is sampled: unguided, at the target, "uniform", and sweeps over the range.
+        out: folder for the report.
+        attribute: whose values are told.
+        evaluator: see `load_evaluator`; the pipeline's own unless given.
+        gap: the values that training did not show.
+        reference: real images, a folder or data set; without them quality is left out. Its *middle* are those that
+            the evaluator puts into the gap.
+        training: what the pipeline learnt from; without it memorisation is left out.
+        extractor: see `load_extractor`, of quality and memorisation; unless given, the evaluator's features for
+            quality, where it is a network, and pixels for memorisation.
+        recognizer: the folder of a classifier of what should vary; tells how diverse the images are.
+        num_images: to sample of each kind.
+        target: where to guide, by attribute; the middle unless given.
+        scheduler, num_inference_steps, guidance_scale: as of `multiguidance sample`.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        ValueError: before anything is sampled, for what can't be read, written or compared.
+    """
+    check_writable(out, "--out")
+    if not 0 <= gap[0] < gap[1] <= 1:
+        raise ValueError(f"`gap` is {gap[0]:g} to {gap[1]:g}; expected two values in order, from 0 to 1.")
+    call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    pipeline: Any = None
+    taken: Any = None
+    if is_pipeline(samples):
+        pipeline = load_pipeline(samples, scheduler)
+        target = target or {attribute: 0.5}
+        if attribute not in pipeline.attributes:
+            raise ValueError(f"`attribute` is {attribute!r}; expected one of {[*pipeline.attributes]}.")
+        pipeline.denoise(1, target, **call)  # takes no step, and refuses what can't be asked for
+        size, channels = pipeline.image_size, pipeline.channels
+    else:
+        useless = {"target": target, "scheduler": scheduler, **call}
+        for name, value in useless.items():
+            if value is not None:
+                raise ValueError(f"`{name}` is {value!r}, but `samples` are images; expected it with a pipeline.")
+        taken = read_samples(samples)
+        (height, width, channels) = taken.batches["samples"].shape[1:]
+        size = height, width
+    name = str(evaluator or find_evaluator(_pipeline_of(samples), attribute))
+    evaluation, remarks = _prepare(name, gap, size, channels, reference, training, extractor)
+    if recognizer is not None:
+        class_probabilities(recognizer, np.zeros((1, *size, channels), np.uint8))
+    if taken is None:
+        taken = sample_pipeline(pipeline, attribute, num_images, target or {}, seed, **call)
+    found = {batch: evaluation(images, batch) for batch, images in taken.batches.items()}
+    if taken.sweep is not None:
+        found["sweep"] = _evaluate_sweep(taken.sweep, evaluation)
+    for batch_name, batch in found.items():
+        if recognizer is not None:
+            figures = batch.figures["control"] if batch_name == "sweep" else batch.figures
+            figures["recognized"] = _recognize(recognizer, batch)
+    report = {
+        "samples": str(samples),
+        "attribute": attribute,
+        "asked": {
+            **taken.asked,
+            "gap": list(gap),
+            "evaluator": name,
+            "extractor": evaluation.extract.name if evaluation.extract else None,
+            "embedding": evaluation.embed.name,
+            "reference": None if reference is None else str(reference),
+            "training": None if training is None else str(training),
+            "recognizer": None if recognizer is None else str(recognizer),
+        },
+        "num_reference": None if evaluation.reference is None else len(evaluation.reference),
+        "num_middle": None if evaluation.middle is None else int(evaluation.middle.sum()),
+        "num_training": None if evaluation.training is None else len(evaluation.training.images),
+        "remarks": taken.remarks + remarks,
+        "evaluator": _held_out_figures(name),
+        "batches": {batch: found[batch].figures for batch in found},
+        "values": {
+            batch: [None if np.isnan(value) else round(float(value), 5) for value in found[batch].values]
+            for batch in found
+        },
+        "date": date.today().isoformat(),
+        "versions": {name: version(name) for name in ("diffusers-multiguidance", "torch", "torch-fidelity")},
+    }
+    write_report(report, found, evaluation, Path(out))
+    return report
+
+
+def _pipeline_of(samples: str | Path) -> str:
+    """The pipeline whose evaluator may be taken."""
+    if is_pipeline(samples):
+        return str(samples)
+    pipeline = read_record(samples).get("pipeline")
+    if pipeline is None:
+        raise ValueError(
+            f"`evaluator` is missing, and no sample.json lies beside the images of {str(samples)!r} to name a "
+            "pipeline; expected `--evaluator`."
+        )
+    return str(pipeline)
+
+
+def _prepare(
+    evaluator: str | Path,
+    gap: tuple[float, float],
+    size: tuple[int, int],
+    channels: int,
+    reference: str | Path | None,
+    training: str | Path | None,
+    extractor: str | Path | None,
+) -> tuple[Evaluation, list[str]]:
+    """What the images are evaluated by, and sentences on what was left out of it."""
+    remarks: list[str] = []
+    evaluate = load_evaluator(evaluator)
+    check_evaluator(evaluate, size, channels)
+    extract = _own_extractor(evaluate, evaluator, extractor)
+    if extract is not None:
+        extract(np.zeros((2, *size, channels), np.uint8))
+    known = real = None
+    if training is not None:
+        known, said = load_pixels(training, "training", size, channels)
+        remarks += said
+    if reference is not None:
+        real, said = load_pixels(reference, "reference", size, channels)
+        remarks += said
+    if real is not None and known is not None:
+        new = without_training(real, known)
+        if len(new) < len(real):
+            remarks.append(f"{len(real) - len(new)} of {len(real)} reference images are training images: left out.")
+        real = new
+    if real is not None and extract is None:
+        remarks.append("Quality is left out: this evaluator has no features. Name some with --extractor.")
+    embed = None if extractor is None else extract
+    return Evaluation(evaluate, gap, extract, real, known, embed), remarks
+
+
+def _own_extractor(evaluate: Any, evaluator: str | Path, extractor: str | Path | None) -> Extractor | None:
+    """The extractor of that name, or the evaluator's own features where it is a network."""
+    is_own = extractor is None or Path(extractor).resolve() == Path(evaluator).resolve()
+    if isinstance(evaluate, TrainedEvaluator) and is_own:
+        return evaluator_extractor(evaluate.network)  # the same network, which is then asked once
+    return None if extractor is None else load_extractor(extractor)
+
+
+def _evaluate_sweep(sweep: np.ndarray, evaluation: Evaluation) -> Evaluated:
+    """Control: values by target, and the steps from target to target; images (T, N, H, W, C)."""
+    images = sweep.reshape(-1, *sweep.shape[2:])
+    extract = evaluation.extract if evaluation.reference is not None else None
+    seen = look(images, evaluation.evaluate, extract, "sweep")
+    values = seen.values.reshape(sweep.shape[:2])
+    control = control_figures(values)
+    control["smoothness"] = sweep_smoothness(values.T, sweep.swapaxes(0, 1))
+    if extract is not None:
+        aims = np.repeat(TARGETS, sweep.shape[1])
+        control["sliding_kid"] = sliding_distance(
+            seen.features, aims, evaluation.real, evaluation.real_values, lambda *both: kernel_distance(*both)[0]
+        )
+    return Evaluated(images, seen.values, {"control": control})
+
+
+def _recognize(recognizer: str | Path, batch: Evaluated) -> dict[str, Any]:
+    probabilities = class_probabilities(recognizer, batch.images)
+    return {"share": share_recognized(probabilities), "diversity": diversity(probabilities, batch.values)}
+
+
+def _held_out_figures(evaluator: str | Path) -> dict[str, Any]:
+    """What train_evaluator.py found of its network on images that it did not learn from."""
+    path = Path(evaluator) / "training.json"
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    return {name: value for name, value in record.items() if name.startswith("held_out")}

@@ -1,0 +1,124 @@
+"""What a report is about: images that are there already, or those that a pipeline is asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.load import load_pixels
+from ..generate import generate
+from ..guidance import Target
+from .control import TARGETS
+
+RECORDED = ("pipeline", "target", "scheduler", "num_inference_steps", "guidance_scale", "guidance_interval", "seed")
+
+
+@dataclass
+class Samples:
+    """Images, and how they came about.
+
+    Attributes:
+        batches: (N, H, W, C) uint8 by name.
+        sweep: (T, N, H, W, C) uint8, for each of `control.TARGETS` images from the same N noises; None without a
+            pipeline.
+        asked: what was asked for, in words and numbers, for the reader.
+        remarks: sentences on what was left out.
+    """
+
+    batches: dict[str, np.ndarray]
+    sweep: np.ndarray | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def is_pipeline(samples: str | Path) -> bool:
+    """Whether `samples` is the folder of a pipeline, or may be an id on the Hub; else it is a place of images."""
+    path = Path(samples)
+    return (path / "model_index.json").is_file() or (not path.exists() and str(samples).count("/") == 1)
+
+
+def read_samples(samples: str | Path) -> Samples:
+    """Images of an `.npz`, of the folder that `multiguidance sample` wrote, or of any folder of images.
+
+    Raises:
+        ValueError: where there are none, or of different sizes.
+    """
+    path = Path(samples)
+    if not path.exists():
+        raise ValueError(
+            f"`samples` is {str(samples)!r}; expected a folder of images, an .npz file, or the folder or Hub id of a "
+            "pipeline."
+        )
+    arrays = path / "images.npz" if path.is_dir() else path
+    if not arrays.is_file():
+        images, remarks = load_pixels(path, "samples")
+        return Samples({"samples": images}, remarks=remarks)
+    record = read_record(path)
+    asked = {name: record[name] for name in RECORDED if name in record}
+    return Samples({"samples": read_images(arrays)}, asked=asked)
+
+
+def read_record(samples: str | Path) -> dict[str, Any]:
+    """The `sample.json` that lies beside images; empty where there is none.
+
+    Raises:
+        ValueError: for a broken one.
+    """
+    path = Path(samples) / "sample.json"
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("no JSON object")
+        return record
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
+
+
+def read_images(path: Path) -> np.ndarray:
+    """The (N, H, W, C) uint8 images of an `.npz`: its array `images`, or the only one that it has."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = arrays["images" if "images" in arrays or len(arrays) != 1 else arrays.files[0]]
+    except Exception as error:  # a broken archive may raise about anything
+        raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(
+            f"`{path}` holds {images.dtype} of shape {images.shape}; expected images, (N, H, W, 1 or 3) uint8."
+        )
+    return images
+
+
+def sample_pipeline(
+    pipeline: Any,
+    attribute: str,
+    num_images: int,
+    target: dict[str, Target],
+    seed: int = 0,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> Samples:
+    """What a report wants to see of a pipeline: unguided, at the target, all over the range, and a sweep.
+
+    Args:
+        num_images: of each batch; a tenth as many noises are swept over `control.TARGETS`, at least two.
+        target: that of the batch "guided". "uniform" and the sweep vary `attribute`, and leave others alone.
+    """
+    call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    batches = {
+        "unguided": generate(pipeline, num_images, seed, description="unguided", **call),
+        "guided": generate(pipeline, num_images, seed, description="guided", target=target, **call),
+        "uniform": generate(pipeline, num_images, seed, description="uniform", target={attribute: "uniform"}, **call),
+    }
+    count = max(2, num_images // 10)
+    sweep = [
+        generate(pipeline, count, seed + 1, description=f"target {aim}", target={attribute: float(aim)}, **call)
+        for aim in TARGETS
+    ]
+    resolved = pipeline.resolve_call(num_inference_steps, guidance_scale)
+    return Samples(batches, np.stack(sweep), {"target": target, **resolved, "seed": seed})
