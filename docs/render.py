@@ -4,8 +4,8 @@
     python docs/render.py --check    # fails where anything differs from what stands there
 
 `benchmarks/results/<name>.json` is what a script of benchmarks/ wrote; expressions call it by its name, with
-underscores. `docs/tables.yaml` describes the tables, which stand between `<!-- table: NAME -->` and
-`<!-- end table -->`; `model_cards/<pipeline>.yaml` the cards.
+underscores; `share`, `kld` and `over_seeds` put 95 % intervals beside them. `docs/tables.yaml` describes the tables,
+which stand between `<!-- table: NAME -->` and `<!-- end table -->`; `model_cards/<pipeline>.yaml` the cards.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import yaml
+from scipy.stats import sem, t
 
+from diffusers_multiguidance.evaluation.intervals import LEVEL, share_interval, uniformity_interval
+from diffusers_multiguidance.evaluation.uniformity import kld_of
 from diffusers_multiguidance.hub.card import fill_in, pipeline_card, read_facts
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +36,7 @@ def render(root: Path = ROOT) -> dict[Path, str]:
     Raises:
         ValueError: for a table or card whose figures are not there, and a table that stands nowhere or is unknown.
     """
-    results = {}
+    results: dict[str, Any] = {"share": share, "kld": kld, "over_seeds": over_seeds}
     for path in (root / "benchmarks" / "results").glob("*.json"):
         content = json.loads(path.read_text())
         results[path.stem.replace("-", "_")] = {**content.pop("results"), **content}
@@ -57,6 +61,30 @@ def render(root: Path = ROOT) -> dict[Path, str]:
         folder = root / "pipelines" / path.stem
         texts[folder / "README.md"] = pipeline_card(folder, read_facts(path, results), f"pipelines/{path.stem}")
     return texts
+
+
+def share(value: float, total: int) -> str:
+    """A share of `total` images in percent, with its interval over images."""
+    low, high = share_interval(round(value * total), total)
+    return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def kld(figures: dict[str, Any]) -> str:
+    """KLD to uniform over 100 bins of the `values` of images, with its interval over images."""
+    low, high = uniformity_interval(np.array(figures["values"], dtype=np.float64), kld_of)
+    return f"{figures['kld_to_uniform']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def over_seeds(rows: dict[str, Any], name: str) -> str:
+    """A share of single classifiers in percent: mean, standard deviation and the mean's interval over their seeds.
+
+    Args:
+        rows: of `benchmarks/interpolation.py`, which has a row "classifier 0", "classifier 1", ... for each.
+    """
+    shares = 100 * np.array([row[name] for key, row in rows.items() if key.startswith("classifier ")])
+    low, high = t.interval(LEVEL, len(shares) - 1, shares.mean(), sem(shares))
+    mean, deviation = shares.mean(), shares.std(ddof=1)
+    return f"{mean:.1f} ± {deviation:.1f} %, {len(shares)} seeds ({max(low, 0):.1f} to {min(high, 100):.1f})"
 
 
 def table(described: dict[str, Any], results: dict[str, Any]) -> str:

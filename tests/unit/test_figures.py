@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,24 @@ def test_missing_results_do_not_vanish(copy):
         ValueError, match=r"table 'overhead' of docs/tables\.yaml has no figures: 'overhead' is undefined"
     ):
         script.render(copy)
+
+
+def test_intervals_stand_beside_figures():
+    """Wilson's by his formula; Student's with the 2.776 of four degrees of freedom; the bootstrap's as it comes."""
+    centre, half = (0.3 + 1.96**2 / 200) / (1 + 1.96**2 / 100), 1.96 * (0.0021 + 1.96**2 / 40000) ** 0.5
+    low, high = (100 * (centre + sign * half / (1 + 1.96**2 / 100)) for sign in (-1, 1))
+    assert script.share(0.3, 100) == f"30.0 % ({low:.1f} to {high:.1f})"
+    assert script.share(0.0, 100) == "0.0 % (0.0 to 3.7)"
+
+    rows = {f"classifier {number}": {"share_in_gap": share} for number, share in enumerate((0.2, 0.3, 0.4, 0.5, 0.6))}
+    half = 2.776 * 0.025**0.5 / 5**0.5
+    expected = f"40.0 ± 15.8 %, 5 seeds ({40 - 100 * half:.1f} to {40 + 100 * half:.1f})"
+    assert script.over_seeds({"guided": {"share_in_gap": 1.0}, **rows}, "share_in_gap") == expected
+
+    half_full = {"values": [None, *np.linspace(0, 0.4999, 1000)], "kld_to_uniform": np.log(2)}
+    value, low, high = map(float, re.findall(r"[\d.]+", script.kld(half_full)))
+    assert value == 0.693
+    assert 0.6 < low < value < high < 0.8
 
 
 @pytest.mark.parametrize(
