@@ -185,16 +185,22 @@ def test_larger_reference_images_are_cut_to_shape(places, tmp_path):
 
 def test_two_reports_side_by_side(places, tmp_path):
     for name, extractor in (("a", None), ("b", "pixels")):
-        call = {"reference": places / "reference", "extractor": extractor}
+        gap = (0.3, 0.7) if extractor else (0.2, 0.8)
+        call = {"reference": places / "reference", "extractor": extractor, "gap": gap}
         evaluate(places / "samples", tmp_path / name, "Smiling", places / "evaluator", **call)
     columns, rows = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     assert list(columns) == ["a, samples", "b, samples"]
     labels = {figure.label: cells for figure, cells in rows}
-    assert labels["in the gap"]["a, samples"] == labels["in the gap"]["b, samples"]
+    assert labels["mean"]["a, samples"] == labels["mean"]["b, samples"]
     assert labels["KID to all"]["b, samples"].text == "0.000", "of pixels"
     page = (tmp_path / "both" / "compare.html").read_text()
-    assert "Not by the same extractor" in page
+    assert "Not with the same extractor" in page
+    assert "Not with the same gap ([0.2, 0.8], [0.3, 0.7]): " in page
     assert page.count("data:image/png") == 2
+    compare([tmp_path / "a", tmp_path / "b"], tmp_path / "a")
+    assert {"compare.html", "report.json", "report.html"} <= {path.name for path in (tmp_path / "a").iterdir()}
+    with pytest.raises(ValueError, match=r"`reports` name '.*a/../a' twice; expected each once"):
+        compare([tmp_path / "a", tmp_path / "a" / ".." / "a"])
     with pytest.raises(ValueError, match="`reports` are 1; expected at least two"):
         compare([tmp_path / "a"])
     with pytest.raises(ValueError, match=r"report.json` can't be read \(.*\); expected what `multiguidance evaluate`"):
