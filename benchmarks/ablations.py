@@ -23,14 +23,13 @@ from datasets import load_from_disk
 from matplotlib.figure import Figure
 
 from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
-from diffusers_multiguidance.data.load import load_pixels
+from diffusers_multiguidance.data.load import load_pixels, read_npz
 from diffusers_multiguidance.evaluation.evaluation import Evaluation, without_training
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.extractors import load_extractor
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.figures import look_up
 from diffusers_multiguidance.evaluation.memorization import save_neighbours
-from diffusers_multiguidance.evaluation.samples import read_images
 from diffusers_multiguidance.evaluation.summary import save_histogram
 from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
@@ -191,7 +190,7 @@ def kept_images(folder: Path, pipeline: Any, sampling: dict[str, Any]) -> np.nda
         with add_to_folder(folder) as new:
             np.savez_compressed(new / "images.npz", images=images)
             image_grid(to_pil(images[:128])).save(new / "grid.png")
-    return read_images(folder / "images.npz")
+    return read_npz(folder / "images.npz")
 
 
 def without_ratios(figures: dict[str, Any]) -> dict[str, Any]:

@@ -241,6 +241,15 @@ def load_network(folder: str | Path) -> ImageClassifier:
         raise ValueError(f"`{folder}` can't be read ({reason}); expected what train_evaluator.py writes.") from error
 
 
+def check_fits(network: ImageClassifier, images: np.ndarray) -> None:
+    """Raise `ValueError` for images of another shape than a network was made for."""
+    expected = (*network.image_size, network.config["in_channels"])
+    if images.shape[1:] != expected:
+        raise ValueError(
+            f"`images` have shape {images.shape}; expected (N, {', '.join(map(str, expected))}) for this evaluator."
+        )
+
+
 def network_logits(
     network: ImageClassifier, images: np.ndarray, batch_size: int = 256, pooled: bool = True
 ) -> torch.Tensor:
@@ -253,11 +262,7 @@ def network_logits(
     Raises:
         ValueError: for images that it was not made for.
     """
-    expected = (*network.image_size, network.config["in_channels"])
-    if images.shape[1:] != expected:
-        raise ValueError(
-            f"`images` have shape {images.shape}; expected (N, {', '.join(map(str, expected))}) for this evaluator."
-        )
+    check_fits(network, images)
     network.eval()
     with torch.inference_mode():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
