@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
 from diffusers_multiguidance.data.load import load_pixels, read_npz
-from diffusers_multiguidance.evaluation.evaluation import Evaluation, without_training
+from diffusers_multiguidance.evaluation.batch import Evaluation, without_training
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.extractors import load_extractor
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized

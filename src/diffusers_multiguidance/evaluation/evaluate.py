@@ -16,8 +16,8 @@ from ..generate import load_pipeline
 from ..guidance import Target
 from ..utils.files import WRITTEN
 from ..utils.writable import check_writable
+from .batch import Evaluated, Evaluation, without_training
 from .control import TARGETS, control_figures, diversity, sliding_distance, sweep_smoothness
-from .evaluation import Evaluated, Evaluation, without_training
 from .evaluators import TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
 from .extractors import Extractor, evaluator_extractor, load_extractor, look
 from .fidelity import class_probabilities, kernel_distance, share_recognized
@@ -148,7 +148,7 @@ def evaluate(
 
 
 def _check_apart(out: Path, argument: str, place: str | Path | None) -> None:
-    """Raise `ValueError` where the report's pictures would take the place of files that are read, or count as images."""
+    """Raise `ValueError` where the report's pictures would take the place of files that are read, or count as some."""
     if place is None or not Path(place).is_dir():
         return
     place = Path(place).resolve()
