@@ -9,11 +9,12 @@
 
 `guidance-scale` guides a committed pipeline with lambda on either class; `training-size` trains a recipe's denoiser
 and classifiers anew on a part of its training set. Both write a JSON with a row for each value, plots, and for each
-row a grid and the images, so that a run that was cut off goes on.
+row a grid and the images, so that a run that was cut off goes on where it is called in the same way.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,7 @@ def guidance_scale(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Guide with lambda on either class of a committed pipeline (paper, figure S13 and table S2)."""
+    go_on(out, {"pipeline": pipeline, "scheduler": scheduler, "num_images": num_images, "seed": seed})
     loaded = load_pipeline(pipeline, scheduler)
     size, channels = loaded.image_size, loaded.channels
     known = None if training is None else load_pixels(training, "training", size, channels)[0]
@@ -123,6 +125,8 @@ def training_size(
 
     No training shows the reference, from which the images' distance to training is told.
     """
+    settings = {"recipe": recipe, "max_train_steps": max_train_steps, "num_images": num_images, "seed": seed}
+    go_on(out, {**settings, "largest size": max(size)})
     resume = ["--recipe", str(recipe), "--resume_from_checkpoint", "latest"]
     whole = load_from_disk(read_section(recipe, "train_unet")["train_data_dir"]).shuffle(seed=seed)
     if len(whole) < max(size) + (reference is None):
@@ -181,6 +185,23 @@ def both_classes(pipeline: Any, attribute: str, weight: float) -> dict[str, dict
 def name_of(evaluation: Evaluation) -> str | None:
     """Of the features, without which no distance in them means anything."""
     return evaluation.extract.name if evaluation.extract else None
+
+
+def go_on(out: Path, call: dict[str, Any]) -> None:
+    """Note in a folder how its images come about.
+
+    Raises:
+        ValueError: where they came about in another way, as they would be taken for these.
+    """
+    call = {name: str(value) for name, value in call.items()}
+    note = out / "call.json"
+    if note.exists():
+        before = json.loads(note.read_text())
+        if before != call:
+            raise ValueError(f"`out` {str(out)!r} has images of {before}; expected a new folder for {call}.")
+        return
+    with add_to_folder(out) as folder:
+        (folder / note.name).write_text(json.dumps(call))
 
 
 def kept_images(folder: Path, pipeline: Any, sampling: dict[str, Any]) -> np.ndarray:
