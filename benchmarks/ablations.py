@@ -74,7 +74,6 @@ def guidance_scale(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Guide with lambda on either class of a committed pipeline (paper, figure S13 and table S2)."""
-    go_on(out, {"pipeline": pipeline, "scheduler": scheduler, "num_images": num_images, "seed": seed})
     loaded = load_pipeline(pipeline, scheduler)
     size, channels = loaded.image_size, loaded.channels
     known = None if training is None else load_pixels(training, "training", size, channels)[0]
@@ -86,6 +85,7 @@ def guidance_scale(
         real if real is None or known is None else without_training(real, known),
         known,
     )
+    go_on(out, {"pipeline": pipeline, "scheduler": scheduler, "num_images": num_images, "seed": seed})
     rows: dict[str, Any] = {"unguided": {}}
     rows |= {f"{value:g}": {"guidance_weights": both_classes(loaded, attribute, value)} for value in weight}
     values = {}
@@ -125,12 +125,12 @@ def training_size(
 
     No training shows the reference, from which the images' distance to training is told.
     """
-    settings = {"recipe": recipe, "max_train_steps": max_train_steps, "num_images": num_images, "seed": seed}
-    go_on(out, {**settings, "largest size": max(size)})
     resume = ["--recipe", str(recipe), "--resume_from_checkpoint", "latest"]
     whole = load_from_disk(read_section(recipe, "train_unet")["train_data_dir"]).shuffle(seed=seed)
     if len(whole) < max(size) + (reference is None):
         raise ValueError(f"`size` is {max(size)}, and the training set has {len(whole)}; expected fewer than that.")
+    settings = {"recipe": recipe, "max_train_steps": max_train_steps, "num_images": num_images, "seed": seed}
+    go_on(out, {**settings, "largest size": max(size)})
     if reference is None:
         reference = out / "held-out"
         whole.select(range(max(size), len(whole))).save_to_disk(str(reference))

@@ -89,7 +89,7 @@ def evaluate(
         with warnings.catch_warnings(record=True) as warned:  # of a target without a calibration
             warnings.simplefilter("always")
             pipeline.denoise(1, target, **call)  # takes no step, and refuses what can't be asked for
-        remarks += dict.fromkeys(str(warning.message) for warning in warned)
+        remarks += [str(warning.message) for warning in warned if warning.category is UserWarning]  # ours
         size, channels = pipeline.image_size, pipeline.channels
     else:
         useless = {"target": target, "scheduler": scheduler, **call, "num_images": num_images, "seed": seed}

@@ -184,7 +184,14 @@ def find_evaluator(pipeline: str | Path, attribute: str) -> str:
     """
     folder = Path(pipeline)
     if not folder.is_dir():
-        folder = Path(snapshot_download(str(pipeline), allow_patterns=["model_index.json", "evaluators/*"]))
+        try:
+            folder = Path(snapshot_download(str(pipeline), allow_patterns=["model_index.json", "evaluators/*"]))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"`pipeline` {str(pipeline)!r} is no folder here, and can't be downloaded ({reason}); expected a "
+                "pipeline, or `--evaluator`."
+            ) from error
     carried = folder / "evaluators" / attribute
     if carried.is_dir():
         return str(carried)
