@@ -9,11 +9,12 @@
 
 `guidance-scale` guides a committed pipeline with lambda on either class; `training-size` trains a recipe's denoiser
 and classifiers anew on a part of its training set. Both write a JSON with a row for each value, plots, and for each
-row a grid and the images, so that a run that was cut off goes on.
+row a grid and the images, so that a run that was cut off goes on where it is called in the same way.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,14 +24,13 @@ from datasets import load_from_disk
 from matplotlib.figure import Figure
 
 from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
-from diffusers_multiguidance.data.load import load_pixels
-from diffusers_multiguidance.evaluation.evaluation import Evaluation, without_training
+from diffusers_multiguidance.data.load import load_pixels, read_npz
+from diffusers_multiguidance.evaluation.batch import Evaluation, without_training
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.extractors import load_extractor
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.figures import look_up
 from diffusers_multiguidance.evaluation.memorization import save_neighbours
-from diffusers_multiguidance.evaluation.samples import read_images
 from diffusers_multiguidance.evaluation.summary import save_histogram
 from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
@@ -85,6 +85,7 @@ def guidance_scale(
         real if real is None or known is None else without_training(real, known),
         known,
     )
+    go_on(out, {"pipeline": pipeline, "scheduler": scheduler, "num_images": num_images, "seed": seed})
     rows: dict[str, Any] = {"unguided": {}}
     rows |= {f"{value:g}": {"guidance_weights": both_classes(loaded, attribute, value)} for value in weight}
     values = {}
@@ -128,6 +129,8 @@ def training_size(
     whole = load_from_disk(read_section(recipe, "train_unet")["train_data_dir"]).shuffle(seed=seed)
     if len(whole) < max(size) + (reference is None):
         raise ValueError(f"`size` is {max(size)}, and the training set has {len(whole)}; expected fewer than that.")
+    settings = {"recipe": recipe, "max_train_steps": max_train_steps, "num_images": num_images, "seed": seed}
+    go_on(out, {**settings, "largest size": max(size)})
     if reference is None:
         reference = out / "held-out"
         whole.select(range(max(size), len(whole))).save_to_disk(str(reference))
@@ -184,6 +187,23 @@ def name_of(evaluation: Evaluation) -> str | None:
     return evaluation.extract.name if evaluation.extract else None
 
 
+def go_on(out: Path, call: dict[str, Any]) -> None:
+    """Note in a folder how its images come about.
+
+    Raises:
+        ValueError: where they came about in another way, as they would be taken for these.
+    """
+    call = {name: str(value) for name, value in call.items()}
+    note = out / "call.json"
+    if note.exists():
+        before = json.loads(note.read_text())
+        if before != call:
+            raise ValueError(f"`out` {str(out)!r} has images of {before}; expected a new folder for {call}.")
+        return
+    with add_to_folder(out) as folder:
+        (folder / note.name).write_text(json.dumps(call))
+
+
 def kept_images(folder: Path, pipeline: Any, sampling: dict[str, Any]) -> np.ndarray:
     """The images in a folder, or else those of `generate`, which are put there."""
     if not (folder / "images.npz").exists():
@@ -191,7 +211,7 @@ def kept_images(folder: Path, pipeline: Any, sampling: dict[str, Any]) -> np.nda
         with add_to_folder(folder) as new:
             np.savez_compressed(new / "images.npz", images=images)
             image_grid(to_pil(images[:128])).save(new / "grid.png")
-    return read_images(folder / "images.npz")
+    return read_npz(folder / "images.npz")
 
 
 def without_ratios(figures: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class RenderedMouths:
         self.usual = np.quantile(self.distances(self.whole), 0.95)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return np.where(self.distances(images) > self.usual, np.nan, 0.0)
+        return np.where(self.distances(images) <= self.usual, 0.0, np.nan)  # that of a flat mouth is NaN
 
     def distances(self, images: np.ndarray) -> np.ndarray:
         """One minus the correlation of the grey values around the mouth with the nearest rendered one's; (N,)."""

@@ -23,7 +23,7 @@ import torch
 import typer
 
 from diffusers_multiguidance.data.transforms import scale_pixels
-from diffusers_multiguidance.evaluation.evaluation import Evaluation
+from diffusers_multiguidance.evaluation.batch import Evaluation
 from diffusers_multiguidance.evaluation.evaluators import TrainedEvaluator
 from diffusers_multiguidance.evaluation.extractors import BATCH_SIZE, evaluator_extractor
 from diffusers_multiguidance.models.evaluator import ImageClassifier

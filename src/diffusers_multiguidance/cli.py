@@ -200,12 +200,14 @@ def evaluate(
         ),
     ] = None,
     recognizer: Annotated[Path | None, typer.Option(help="Classifier of what should vary, for diversity.")] = None,
-    num_images: Annotated[int, typer.Option(help="To sample of each kind, from a pipeline.")] = 200,
+    num_images: Annotated[
+        int | None, typer.Option(help="To sample of each kind, from a pipeline; 200 unless given.")
+    ] = None,
     target: Targets = None,
     scheduler: SchedulerName = None,
     num_inference_steps: NumSteps = None,
     guidance_scale: GuidanceScale = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling; 0 unless given.")] = None,
 ) -> None:
     """Evaluate images or a pipeline: control, quality, memorisation. Writes report.html and report.json."""
     from .evaluation.evaluate import evaluate as evaluate_samples

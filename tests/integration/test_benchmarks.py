@@ -208,6 +208,8 @@ def test_ablations(tmp_path):
     sizes = {"evaluator": "circle-position", "size": [6, 20], "max_train_steps": 2, "num_images": 4}
     for _ in range(2):  # the second time nothing is trained or sampled
         ablations.training_size(tmp_path / "small.yaml", "position", tmp_path / "sizes", **sizes)
+    with pytest.raises(ValueError, match=r"`out` .* has images of .* expected a new folder"):
+        ablations.training_size(tmp_path / "small.yaml", "position", tmp_path / "sizes", **{**sizes, "num_images": 5})
     rows = json.loads((tmp_path / "sizes" / "training-size.json").read_text())["results"]["rows"]
     assert list(rows) == ["20", "6"]
     for row in rows.values():

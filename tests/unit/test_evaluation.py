@@ -74,11 +74,11 @@ def test_figures_of_known_histograms():
     assert histogram(np.array([0.0, 1.0, np.nan])).sum() == pytest.approx(1)
 
 
-def test_floors_are_what_uniform_samples_score():
-    rng = np.random.default_rng(0)
-    samples = rng.random((200, 2000))
-    assert np.mean([mse_to_uniform(row) for row in samples]) == pytest.approx(mse_floor(2000), rel=0.02)
-    assert np.mean([kld_to_uniform(row) for row in samples]) == pytest.approx(kld_floor(2000), rel=0.05)
+@pytest.mark.parametrize("count", [16, 200, 2000])
+def test_floors_are_what_uniform_samples_score(count):
+    samples = np.random.default_rng(0).random((200, count))
+    assert np.mean([mse_to_uniform(row) for row in samples]) == pytest.approx(mse_floor(count), rel=0.02)
+    assert np.mean([kld_to_uniform(row) for row in samples]) == pytest.approx(kld_floor(count), rel=0.03)
 
 
 def test_shares_count_all_samples():
@@ -93,6 +93,10 @@ def test_wrong_values():
         mse_to_uniform(np.array([np.nan]))
     with pytest.raises(ValueError, match=r"`values` run from .* expected"):
         kld_to_uniform(np.array([0.5, 1.5]))
+
+
+def test_values_that_are_all_one_have_no_rank_correlation():
+    assert control_figures(np.full((9, 2), 0.5))["rank_correlation"] is None
 
 
 def test_malformed_images_are_not_near_their_target():

@@ -8,6 +8,7 @@ import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from diffusers_multiguidance.evaluation.evaluators import TrainedEvaluator, ZeroShotEvaluator, load_evaluator
+from diffusers_multiguidance.evaluation.extractors import look
 from diffusers_multiguidance.models.evaluator import ImageClassifier
 from diffusers_multiguidance.training.evaluator import disagreement_figures, reliability
 
@@ -25,15 +26,14 @@ def test_uncertainty_is_how_far_members_are_apart(classes, tmp_path):
     with torch.no_grad():
         alone = torch.stack([member(pixels) / 2 for member in network.members])
     expected = (alone.sigmoid()[..., 0] if classes is None else alone.softmax(dim=2)[..., 1]).numpy()
-    np.testing.assert_allclose(evaluator.member_values(IMAGES), expected, atol=1e-6)
-    np.testing.assert_allclose(evaluator.uncertainty(IMAGES), expected.std(axis=0), atol=1e-6)
-    assert evaluator.uncertainty(IMAGES).min() > 0
+    uncertainty = look(IMAGES, evaluator, None, "images").uncertainty
+    np.testing.assert_allclose(uncertainty, expected.std(axis=0), atol=1e-6)
+    assert uncertainty.min() > 0
 
 
 def test_one_network_does_not_know_how_sure_it_is(tmp_path):
     ImageClassifier("test_resnet", "Smiling", None, 1, 16).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="`uncertainty` of 1 network is not known; expected an ensemble"):
-        TrainedEvaluator(tmp_path).uncertainty(IMAGES)
+    assert look(IMAGES, TrainedEvaluator(tmp_path), None, "images").uncertainty is None
 
 
 def test_disagreement_where_the_ensemble_is_wrong():

@@ -39,6 +39,15 @@ def test_distances_are_those_of_brute_force():
     np.testing.assert_array_equal(numbers, every.argmin(axis=1) % 30)
 
 
+@pytest.mark.parametrize("num_held_out", [20, 100, 1000])
+def test_of_new_images_the_floor_is_nearer_than_held_out_ones(num_held_out):
+    rng = np.random.default_rng(0)
+    found = [memorization(rng.random(200), rng.random(num_held_out)) for _ in range(400)]
+    assert np.mean([figures["share_nearer_than_held_out"] for figures in found]) == pytest.approx(
+        found[0]["floor"], rel=0.15
+    )
+
+
 @pytest.mark.parametrize("features", ["pixels", "of a network"])
 def test_copies_with_noise_are_told_and_new_images_are_not(features):
     """Of 40 generated images 10 are copies with noise."""

@@ -15,6 +15,7 @@ from diffusers_multiguidance.evaluation.control import TARGETS
 from diffusers_multiguidance.evaluation.evaluate import evaluate
 from diffusers_multiguidance.evaluation.figures import Figure, cell
 from diffusers_multiguidance.models.evaluator import ImageClassifier
+from diffusers_multiguidance.utils.files import replace_folder
 
 
 def noise(count: int, seed: int, size: int = 16) -> np.ndarray:
@@ -126,6 +127,7 @@ def test_a_pipeline_is_sampled_in_every_way(places, tmp_path):
     pictures = {path.stem for path in (tmp_path / "report").glob("*.png")}
     assert pictures >= {"unguided", "guided", "uniform", "sweep", "control", "histogram"}
     assert Image.open(tmp_path / "report" / "sweep.png").size == (9 * 17 + 1, 2 * 17 + 1)
+    assert "its target means a target probability" in report["remarks"][0]
     assert "of the unguided ones" in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -149,6 +151,11 @@ def test_a_report_of_nothing_but_malformed_images(tmp_path):
         ({"reference": "training", "training": "training"}, "`reference` holds 20 images, and all of them are trai"),
         ({"evaluator": None}, "`evaluator` is missing, and no sample.json lies beside "),
         ({"extractor": "timm:nothing"}, "`extractor` 'timm:nothing' can't be loaded or downloaded"),
+        ({"extractor": "OTHER"}, "`images` have shape (2, 16, 16, 1); expected (N, 8, 8, 3) for this evaluator."),
+        ({"recognizer": "NUMBER"}, "`probabilities` have shape (1, 1); expected (N, K) with "),
+        ({"num_images": 5}, "`num_images` is 5, but `samples` are images; expected it with a pipeline."),
+        ({"samples": "runs/typo.npz"}, "`samples` is 'runs/typo.npz'; expected a folder of images, an .npz file, or "),
+        ({"reference": "OTHER.npz"}, "`reference` holds images of shape (8, 8, 1); expected (16, 16, 1), as the "),
         ({"gap": (0.8, 0.2)}, "`gap` is 0.8 to 0.2; expected "),
         ({"target": {"Smiling": 0.5}}, "`target` is {'Smiling': 0.5}, but `samples` are images; expected it with "),
         ({"samples": "PIPELINE", "attribute": "Age"}, "`attribute` is 'Age'; expected one of ['Smiling']."),
@@ -162,6 +169,9 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(places, tmp_path, cal
     Image.new("L", (12, 10)).save(tmp_path / "MIXED" / "1.png")
     save_images(noise(1, 1, 8), tmp_path / "SMALL")
     tiny_pipeline().save_pretrained(tmp_path / "PIPELINE")
+    ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 3, 8).save_pretrained(tmp_path / "OTHER")
+    ImageClassifier("test_resnet", "Smiling", None, 1, 16).save_pretrained(tmp_path / "NUMBER")
+    np.savez(tmp_path / "OTHER.npz", noise(4, 1, 8))
 
     def place(word):
         here = [root / word for root in (tmp_path, places) if isinstance(word, str) and (root / word).exists()]
@@ -175,6 +185,43 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(places, tmp_path, cal
     assert not (tmp_path / "report").exists()
 
 
+def test_a_report_lies_apart_from_what_is_read(places, tmp_path):
+    """Its pictures would take the place of a card's, or count as images."""
+    for samples in (save_images(noise(3, 1), tmp_path / "images"), tmp_path / "pipeline"):
+        tiny_pipeline().save_pretrained(tmp_path / "pipeline")
+        with pytest.raises(ValueError, match=r"`out` is .* which is or lies in `samples`; expected a folder apart"):
+            evaluate(samples, samples, "Smiling", places / "evaluator")
+    for argument in ("reference", "training"):
+        with pytest.raises(
+            ValueError, match=rf"`out` is .* which is or lies in `{argument}`; expected a folder apart"
+        ):
+            evaluate(
+                places / "samples",
+                tmp_path / "images" / "report",
+                "Smiling",
+                places / "evaluator",
+                **{argument: tmp_path / "images"},
+            )
+    with replace_folder(tmp_path / "trained") as folder:
+        (folder / "weights").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` is .* which another command wrote; expected a folder for the report"):
+        evaluate(places / "samples", tmp_path / "trained", "Smiling", places / "evaluator")
+    assert (tmp_path / "trained" / "weights").read_text() == "mine"
+
+
+def test_what_sample_wrote_may_be_the_reference(places, tmp_path):
+    """Its grid.png is no image of it."""
+    (tmp_path / "samples").mkdir()
+    np.savez(tmp_path / "samples" / "images.npz", images=noise(6, 1))
+    Image.new("L", (64, 64)).save(tmp_path / "samples" / "grid.png")
+    record = {"pipeline": "somewhere", "seed": 3}
+    (tmp_path / "samples" / "sample.json").write_text(json.dumps(record))
+    call = {"evaluator": places / "evaluator", "reference": tmp_path / "samples"}
+    report = evaluate(tmp_path / "samples" / "images.npz", tmp_path / "report", "Smiling", **call)
+    assert (report["num_reference"], report["remarks"]) == (6, [])
+    assert report["asked"]["seed"] == 3
+
+
 def test_larger_reference_images_are_cut_to_shape(places, tmp_path):
     save_images(noise(4, 1, 32), tmp_path / "large")
     report = evaluate(
@@ -185,16 +232,22 @@ def test_larger_reference_images_are_cut_to_shape(places, tmp_path):
 
 def test_two_reports_side_by_side(places, tmp_path):
     for name, extractor in (("a", None), ("b", "pixels")):
-        call = {"reference": places / "reference", "extractor": extractor}
+        gap = (0.3, 0.7) if extractor else (0.2, 0.8)
+        call = {"reference": places / "reference", "extractor": extractor, "gap": gap}
         evaluate(places / "samples", tmp_path / name, "Smiling", places / "evaluator", **call)
     columns, rows = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     assert list(columns) == ["a, samples", "b, samples"]
     labels = {figure.label: cells for figure, cells in rows}
-    assert labels["in the gap"]["a, samples"] == labels["in the gap"]["b, samples"]
+    assert labels["mean"]["a, samples"] == labels["mean"]["b, samples"]
     assert labels["KID to all"]["b, samples"].text == "0.000", "of pixels"
     page = (tmp_path / "both" / "compare.html").read_text()
-    assert "Not by the same extractor" in page
+    assert "Not with the same extractor" in page
+    assert "Not with the same gap ([0.2, 0.8], [0.3, 0.7]): " in page
     assert page.count("data:image/png") == 2
+    compare([tmp_path / "a", tmp_path / "b"], tmp_path / "a")
+    assert {"compare.html", "report.json", "report.html"} <= {path.name for path in (tmp_path / "a").iterdir()}
+    with pytest.raises(ValueError, match=r"`reports` name '.*a/../a' twice; expected each once"):
+        compare([tmp_path / "a", tmp_path / "a" / ".." / "a"])
     with pytest.raises(ValueError, match="`reports` are 1; expected at least two"):
         compare([tmp_path / "a"])
     with pytest.raises(ValueError, match=r"report.json` can't be read \(.*\); expected what `multiguidance evaluate`"):

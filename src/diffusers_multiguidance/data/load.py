@@ -108,15 +108,25 @@ def load_pixels(
     """All images of a source at once, (N, H, W, C) uint8, and sentences on what was left out or cut to shape.
 
     Args:
-        source: see `load_source`.
+        source: an `.npz`, a folder with an `images.npz` as `multiguidance sample` writes it, or see `load_source`.
         name: of the argument, for errors.
         size: height and width to which larger images are cut and resized, see `fit_image`; None for those of the
-            images, which have to be alike.
+            images, which have to be alike. An `.npz` has to have that size.
         channels: 1 or 3; None for grey where all images are grey.
 
     Raises:
         ValueError: for a source without usable images, for images of two sizes, or smaller than `size`.
     """
+    arrays = Path(source) / "images.npz" if Path(source).is_dir() else Path(source)
+    if arrays.suffix == ".npz" and arrays.is_file():
+        stored = read_npz(arrays)
+        height, width = size or stored.shape[1:3]
+        if stored.shape[1:] != (height, width, channels or stored.shape[3]):
+            raise ValueError(
+                f"`{name}` holds images of shape {stored.shape[1:]}; expected {(height, width, channels)}, as the "
+                "images to compare it with have."
+            )
+        return stored, []
     try:
         dataset = load_source(source)
     except ValueError as error:
@@ -156,6 +166,20 @@ def load_pixels(
         remarks.append(f"{num_fitted} images of `{name}` were cut and resized to {width}x{height} pixels.")
     deepest = max(image.shape[-1] for image in images)
     return np.stack([np.broadcast_to(image, (*image.shape[:2], deepest)) for image in images]), remarks
+
+
+def read_npz(path: Path) -> np.ndarray:
+    """The (N, H, W, C) uint8 images of an `.npz`: its array `images`, or the only one that it has."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = arrays["images" if "images" in arrays or len(arrays) != 1 else arrays.files[0]]
+    except Exception as error:  # a broken archive may raise about anything
+        raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(
+            f"`{path}` holds {images.dtype} of shape {images.shape}; expected images, (N, H, W, 1 or 3) uint8."
+        )
+    return images
 
 
 def _reasons(skipped: Counter[str]) -> str:

@@ -29,7 +29,7 @@ def control_figures(values: np.ndarray, targets: np.ndarray = TARGETS) -> dict[s
 
     Returns:
         By name. At a target with nothing but malformed images the figures by target are None; where all images are
-        malformed, only the shares are there.
+        malformed, only the shares are there. The rank correlation is None where all values or their targets are one.
 
     Raises:
         ValueError: for values that are not a row for each target.
@@ -47,11 +47,12 @@ def control_figures(values: np.ndarray, targets: np.ndarray = TARGETS) -> dict[s
     }
     if not known.any():
         return shares
-    requested = np.broadcast_to(targets[:, None], values.shape)
+    requested = np.broadcast_to(targets[:, None], values.shape)[known]
+    varies = np.ptp(requested) > 0 and np.ptp(values[known]) > 0
     some = known.any(axis=1)
     return {
         **shares,
-        "rank_correlation": float(spearmanr(requested[known], values[known]).statistic),
+        "rank_correlation": float(spearmanr(requested, values[known]).statistic) if varies else None,
         "mean_absolute_error": float(error[known].mean()),
         "mean_absolute_error_by_target": _by_row(np.mean, error),
         "mean_error_of_means": float(np.abs(np.nanmean(values[some], axis=1) - targets[some]).mean()),
@@ -200,10 +201,10 @@ def sweep_smoothness(values: np.ndarray, images: np.ndarray) -> dict[str, Any]:
             f"`values` and `images` have shapes {values.shape} and {images.shape}; expected (rows, T) and "
             "(rows, T, H, W, C) with T of at least 3."
         )
-    pixels = images.reshape(*values.shape, -1).astype(np.float32) / 255
     steps = {
         "values": np.abs(np.diff(values, axis=1)),
-        "pixels": np.sqrt(np.square(np.diff(pixels, axis=1)).mean(axis=2)),
+        # Row by row, as all of them as floats would fill the memory.
+        "pixels": np.array([np.square(np.diff(row / 255, axis=0)).mean(axis=(1, 2, 3)) ** 0.5 for row in images]),
     }
     smoothness: dict[str, Any] = {}
     for name, each in steps.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 from ..data.load import load_pixels
 from ..generate import load_pipeline
 from ..guidance import Target
+from ..utils.files import WRITTEN
 from ..utils.writable import check_writable
+from .batch import Evaluated, Evaluation, without_training
 from .control import TARGETS, control_figures, diversity, sliding_distance, sweep_smoothness
-from .evaluation import Evaluated, Evaluation, without_training
 from .evaluators import TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
 from .extractors import Extractor, evaluator_extractor, load_extractor, look
 from .fidelity import class_probabilities, kernel_distance, share_recognized
@@ -34,19 +36,19 @@ def evaluate(
     training: str | Path | None = None,
     extractor: str | Path | None = None,
     recognizer: str | Path | None = None,
-    num_images: int = 200,
+    num_images: int | None = None,
     target: dict[str, Target] | None = None,
     scheduler: str | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate an attribute of samples, and write `report.json`, `report.html` and its pictures.
 
     Args:
         samples: a folder of images, an `.npz`, the folder that `multiguidance sample` wrote; or a pipeline, its folder
             or id on the Hub, from which is sampled: unguided, at the target, "uniform", and sweeps over the range.
-        out: folder for the report.
+        out: folder for the report, apart from those that are read.
         attribute: whose values are told.
         evaluator: see `load_evaluator`; the pipeline's own unless given.
         gap: the values that training did not show.
@@ -56,9 +58,9 @@ def evaluate(
         extractor: see `load_extractor`, of quality and memorisation; unless given, the evaluator's features for
             quality, where it is a network, and pixels for memorisation.
         recognizer: the folder of a classifier of what should vary; tells how diverse the images are.
-        num_images: to sample of each kind.
+        num_images: to sample of each kind; 200 unless given.
         target: where to guide, by attribute; the middle unless given.
-        scheduler, num_inference_steps, guidance_scale: as of `multiguidance sample`.
+        scheduler, num_inference_steps, guidance_scale, seed: as of `multiguidance sample`.
 
     Returns:
         What `report.json` holds.
@@ -67,39 +69,54 @@ def evaluate(
         ValueError: before anything is sampled, for what can't be read, written or compared.
     """
     check_writable(out, "--out")
+    for argument, place in (("samples", samples), ("reference", reference), ("training", training)):
+        _check_apart(Path(out), argument, place)
+    if (Path(out) / WRITTEN).is_file() and not (Path(out) / "report.json").is_file():
+        raise ValueError(
+            f"`out` is {str(out)!r}, which another command wrote; expected a folder for the report alone."
+        )
     if not 0 <= gap[0] < gap[1] <= 1:
         raise ValueError(f"`gap` is {gap[0]:g} to {gap[1]:g}; expected two values in order, from 0 to 1.")
     call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     pipeline: Any = None
     taken: Any = None
+    remarks: list[str] = []
     if is_pipeline(samples):
         pipeline = load_pipeline(samples, scheduler)
         target = target or {attribute: 0.5}
         if attribute not in pipeline.attributes:
             raise ValueError(f"`attribute` is {attribute!r}; expected one of {[*pipeline.attributes]}.")
-        pipeline.denoise(1, target, **call)  # takes no step, and refuses what can't be asked for
+        with warnings.catch_warnings(record=True) as warned:  # of a target without a calibration
+            warnings.simplefilter("always")
+            pipeline.denoise(1, target, **call)  # takes no step, and refuses what can't be asked for
+        remarks += [str(warning.message) for warning in warned if warning.category is UserWarning]  # ours
         size, channels = pipeline.image_size, pipeline.channels
     else:
-        useless = {"target": target, "scheduler": scheduler, **call}
-        for name, value in useless.items():
+        useless = {"target": target, "scheduler": scheduler, **call, "num_images": num_images, "seed": seed}
+        for argument, value in useless.items():
             if value is not None:
-                raise ValueError(f"`{name}` is {value!r}, but `samples` are images; expected it with a pipeline.")
+                raise ValueError(f"`{argument}` is {value!r}, but `samples` are images; expected it with a pipeline.")
         taken = read_samples(samples)
-        (height, width, channels) = taken.batches["samples"].shape[1:]
+        height, width, channels = taken.batches["samples"].shape[1:]
         size = height, width
+        remarks += taken.remarks
     name = str(evaluator or find_evaluator(_pipeline_of(samples), attribute))
-    evaluation, remarks = _prepare(name, gap, size, channels, reference, training, extractor)
+    evaluation, said = _prepare(name, gap, size, channels, reference, training, extractor)
+    remarks += said
     if recognizer is not None:
-        class_probabilities(recognizer, np.zeros((1, *size, channels), np.uint8))
+        _recognize(recognizer, np.zeros((1, *size, channels), np.uint8), np.zeros(1))  # refuses what is no classifier
+    held_out = _held_out_figures(name)
     if taken is None:
-        taken = sample_pipeline(pipeline, attribute, num_images, target or {}, seed, **call)
+        taken = sample_pipeline(
+            pipeline, attribute, 200 if num_images is None else num_images, target or {}, seed or 0, **call
+        )
     found = {batch: evaluation(images, batch) for batch, images in taken.batches.items()}
     if taken.sweep is not None:
         found["sweep"] = _evaluate_sweep(taken.sweep, evaluation)
     for batch_name, batch in found.items():
         if recognizer is not None:
             figures = batch.figures["control"] if batch_name == "sweep" else batch.figures
-            figures["recognized"] = _recognize(recognizer, batch)
+            figures["recognized"] = _recognize(recognizer, batch.images, batch.values)
     report = {
         "samples": str(samples),
         "attribute": attribute,
@@ -116,8 +133,8 @@ def evaluate(
         "num_reference": None if evaluation.reference is None else len(evaluation.reference),
         "num_middle": None if evaluation.middle is None else int(evaluation.middle.sum()),
         "num_training": None if evaluation.training is None else len(evaluation.training.images),
-        "remarks": taken.remarks + remarks,
-        "evaluator": _held_out_figures(name),
+        "remarks": remarks,
+        "evaluator": held_out,
         "batches": {batch: found[batch].figures for batch in found},
         "values": {
             batch: [None if np.isnan(value) else round(float(value), 5) for value in found[batch].values]
@@ -128,6 +145,16 @@ def evaluate(
     }
     write_report(report, found, evaluation, Path(out))
     return report
+
+
+def _check_apart(out: Path, argument: str, place: str | Path | None) -> None:
+    """Raise `ValueError` where the report's pictures would take the place of files that are read, or count as some."""
+    if place is None or not Path(place).is_dir():
+        return
+    place = Path(place).resolve()
+    is_read_whole = not is_pipeline(place) and not (place / "images.npz").is_file()
+    if out.resolve() == place or (is_read_whole and place in out.resolve().parents):
+        raise ValueError(f"`out` is {str(out)!r}, which is or lies in `{argument}`; expected a folder apart from it.")
 
 
 def _pipeline_of(samples: str | Path) -> str:
@@ -201,9 +228,9 @@ def _evaluate_sweep(sweep: np.ndarray, evaluation: Evaluation) -> Evaluated:
     return Evaluated(images, seen.values, {"control": control})
 
 
-def _recognize(recognizer: str | Path, batch: Evaluated) -> dict[str, Any]:
-    probabilities = class_probabilities(recognizer, batch.images)
-    return {"share": share_recognized(probabilities), "diversity": diversity(probabilities, batch.values)}
+def _recognize(recognizer: str | Path, images: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    probabilities = class_probabilities(recognizer, images)
+    return {"share": share_recognized(probabilities), "diversity": diversity(probabilities, values)}
 
 
 def _held_out_figures(evaluator: str | Path) -> dict[str, Any]:

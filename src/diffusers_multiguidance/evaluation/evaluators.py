@@ -71,7 +71,7 @@ class StrokeThickness:
 class TrainedEvaluator:
     """A network of train_evaluator.py: the number that it learnt (paper, appendix K), or the high class's probability.
 
-    An ensemble's `num_members` are more than 1, and their disagreement says how unsure it is: see `uncertainty`.
+    The disagreement of an ensemble's members says how unsure it is: see `extractors.look`.
 
     Raises:
         ValueError: for a folder without one, or one that tells more than two classes apart.
@@ -85,29 +85,8 @@ class TrainedEvaluator:
                 f"`{folder}` tells {len(classes)} classes apart; expected an evaluator of a number, or of two."
             )
 
-    @property
-    def num_members(self) -> int:
-        """Networks that are averaged."""
-        return len(self.network.members)
-
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return to_values(network_logits(self.network, images)).numpy()
-
-    def member_values(self, images: np.ndarray) -> np.ndarray:
-        """What each member of the ensemble says by itself: (num_members, N)."""
-        return to_values(network_logits(self.network, images, pooled=False)).numpy()
-
-    def uncertainty(self, images: np.ndarray) -> np.ndarray:
-        """Standard deviation over the members' values, (N,).
-
-        Raises:
-            ValueError: for a single network, which can't disagree.
-        """
-        if self.num_members < 2:
-            raise ValueError(
-                "`uncertainty` of 1 network is not known; expected an ensemble, trained by --num_members."
-            )
-        return self.member_values(images).std(axis=0)
 
 
 def to_values(logits: torch.Tensor) -> torch.Tensor:
@@ -205,7 +184,14 @@ def find_evaluator(pipeline: str | Path, attribute: str) -> str:
     """
     folder = Path(pipeline)
     if not folder.is_dir():
-        folder = Path(snapshot_download(str(pipeline), allow_patterns=["model_index.json", "evaluators/*"]))
+        try:
+            folder = Path(snapshot_download(str(pipeline), allow_patterns=["model_index.json", "evaluators/*"]))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"`pipeline` {str(pipeline)!r} is no folder here, and can't be downloaded ({reason}); expected a "
+                "pipeline, or `--evaluator`."
+            ) from error
     carried = folder / "evaluators" / attribute
     if carried.is_dir():
         return str(carried)
@@ -241,25 +227,24 @@ def load_network(folder: str | Path) -> ImageClassifier:
         raise ValueError(f"`{folder}` can't be read ({reason}); expected what train_evaluator.py writes.") from error
 
 
-def network_logits(
-    network: ImageClassifier, images: np.ndarray, batch_size: int = 256, pooled: bool = True
-) -> torch.Tensor:
-    """What a network says of images (N, H, W, C) uint8: (N, number of outputs).
-
-    Args:
-        pooled: the whole ensemble. False: each member by itself, over the temperature too: (number of members, N,
-            number of outputs).
-
-    Raises:
-        ValueError: for images that it was not made for.
-    """
+def check_fits(network: ImageClassifier, images: np.ndarray) -> None:
+    """Raise `ValueError` for images of another shape than a network was made for."""
     expected = (*network.image_size, network.config["in_channels"])
     if images.shape[1:] != expected:
         raise ValueError(
             f"`images` have shape {images.shape}; expected (N, {', '.join(map(str, expected))}) for this evaluator."
         )
+
+
+def network_logits(network: ImageClassifier, images: np.ndarray, batch_size: int = 256) -> torch.Tensor:
+    """What a network says of images (N, H, W, C) uint8: (N, number of outputs).
+
+    Raises:
+        ValueError: for images that it was not made for.
+    """
+    check_fits(network, images)
     network.eval()
     with torch.inference_mode():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        logits = [network(batch.float() / 127.5 - 1, pooled) for batch in pixels.split(batch_size)]
-    return torch.cat(logits, dim=-2) / (1 if pooled else network.config["temperature"])
+        logits = [network(batch.float() / 127.5 - 1) for batch in pixels.split(batch_size)]
+    return torch.cat(logits)

@@ -21,7 +21,7 @@ from torch_fidelity.utils import create_feature_extractor
 from ..data.transforms import scale_pixels
 from ..models.evaluator import ImageClassifier
 from ..utils.grids import to_pil
-from .evaluators import Evaluator, TrainedEvaluator, load_network, to_values
+from .evaluators import Evaluator, TrainedEvaluator, check_fits, load_network, to_values
 
 BATCH_SIZE = 256
 
@@ -82,10 +82,15 @@ def load_extractor(name: str | Path) -> Extractor:
 
 
 def evaluator_extractor(network: ImageClassifier) -> Extractor:
-    """The features of an evaluator's network."""
+    """The features of an evaluator's network, which refuses images that it was not made for."""
     members, model, learnt = (network.config[key] for key in ("num_members", "model", "attribute"))
     name = f"{members} {model} that learnt '{learnt}'" if members > 1 else f"{model} that learnt '{learnt}'"
-    return Extractor(name, lambda images: network.eval().logits_and_features(_scaled(images))[1], network)
+
+    def extract(images: np.ndarray) -> torch.Tensor:
+        check_fits(network, images)
+        return network.eval().logits_and_features(_scaled(images))[1]
+
+    return Extractor(name, extract, network)
 
 
 def to_points(images: np.ndarray) -> torch.Tensor:

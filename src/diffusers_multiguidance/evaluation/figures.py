@@ -97,7 +97,8 @@ FIGURES = [
     Figure("new", "smallest ratio", "memorization.smallest_ratio", note="0 is a copy"),
     Figure(
         "new", "nearer than held-out", "memorization.share_nearer_than_held_out", "share",
-        "nearer than the nearest 1 % of held-out images; 1 % would be new", "memorization.interval",
+        "nearer than the nearest 1 % of held-out images; new images score the floor", "memorization.interval",
+        "memorization.floor",
     ),
 ]  # fmt: skip
 
@@ -118,17 +119,17 @@ def batches_of(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return batches
 
 
-def table(columns: Mapping[str, Mapping[str, Any]], sections: str = "out control good new") -> list[Any]:
+def table(columns: Mapping[str, Mapping[str, Any]], section: str | None = None) -> list[Any]:
     """The figures of batches: pairs of a `Figure` and cells by column, without rows that would be empty.
 
     Args:
         columns: figures of batches by the name of the column.
-        sections: those to show.
+        section: the one to show; all unless given.
     """
     rows = [
         (figure, {name: cell(figure, figures) for name, figures in columns.items()})
         for figure in FIGURES
-        if figure.section in sections.split()
+        if section in (None, figure.section)
     ]
     return [(figure, cells) for figure, cells in rows if any(each.text for each in cells.values())]
 
@@ -146,8 +147,9 @@ def cell(figure: Figure, figures: Mapping[str, Any]) -> Cell:
         )
     elif error is not None:
         details.append(f"± {_spelled(error, figure.kind, unit=False)}")
-    if figure.floor:
-        details.append(f"floor {_spelled(look_up(figures, figure.floor), figure.kind)}")
+    floor = look_up(figures, figure.floor) if figure.floor else None
+    if floor is not None:
+        details.append(f"floor {_spelled(floor, figure.kind)}")
     return Cell(_spelled(number, figure.kind), f"({'; '.join(details)})" if details else "")
 
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from ..utils.files import replace_folder
 from ..utils.grids import image_grid, to_pil
+from .batch import Evaluated, Evaluation
 from .control import TARGETS, save_control_plot
-from .evaluation import Evaluated, Evaluation
 from .fidelity import evenly_spaced
 from .figures import batches_of, table
 from .memorization import save_neighbours
@@ -43,7 +43,7 @@ def write_report(
         ]
         page = render(
             "report.html",
-            title=Path(report["samples"]).name,
+            title=Path(report["samples"]).resolve().name,
             report=report,
             pictures=pictures,
             tables=tables(report),
@@ -84,9 +84,9 @@ def save_pictures(
     save_histograms(values, attribute, evaluation.gap, folder / "histogram.png")
     captions["histogram.png"] = ("out", f"How often each value of {attribute} comes out. The gap is shaded.")
     for name, batch in batches.items():
-        image_grid(to_pil(batch.images[:SHOWN])).save(folder / f"{name}.png")
         count = len(batch.images)
-        which = f"all {count} images" if count <= SHOWN else f"the first {SHOWN} of {count} images, none chosen"
+        image_grid(to_pil(batch.images[evenly_spaced(count, SHOWN)])).save(folder / f"{name}.png")
+        which = f"all {count} images" if count <= SHOWN else f"{SHOWN} of {count} images, evenly spaced, none chosen"
         captions[f"{name}.png"] = ("out", f"{name}: {which}.")
     if "sweep" in found:
         rows = found["sweep"].images.reshape(len(TARGETS), -1, *found["sweep"].images.shape[1:])

@@ -38,7 +38,10 @@ class Samples:
 def is_pipeline(samples: str | Path) -> bool:
     """Whether `samples` is the folder of a pipeline, or may be an id on the Hub; else it is a place of images."""
     path = Path(samples)
-    return (path / "model_index.json").is_file() or (not path.exists() and str(samples).count("/") == 1)
+    may_be_id = (
+        not path.exists() and not path.parent.exists() and str(samples).count("/") == 1 and path.suffix != ".npz"
+    )
+    return (path / "model_index.json").is_file() or may_be_id
 
 
 def read_samples(samples: str | Path) -> Samples:
@@ -53,13 +56,10 @@ def read_samples(samples: str | Path) -> Samples:
             f"`samples` is {str(samples)!r}; expected a folder of images, an .npz file, or the folder or Hub id of a "
             "pipeline."
         )
-    arrays = path / "images.npz" if path.is_dir() else path
-    if not arrays.is_file():
-        images, remarks = load_pixels(path, "samples")
-        return Samples({"samples": images}, remarks=remarks)
     record = read_record(path)
     asked = {name: record[name] for name in RECORDED if name in record}
-    return Samples({"samples": read_images(arrays)}, asked=asked)
+    images, remarks = load_pixels(path, "samples")
+    return Samples({"samples": images}, asked=asked, remarks=remarks)
 
 
 def read_record(samples: str | Path) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def read_record(samples: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: for a broken one.
     """
-    path = Path(samples) / "sample.json"
+    beside = Path(samples).parent if Path(samples).name == "images.npz" else Path(samples)
+    path = beside / "sample.json"
     if not path.is_file():
         return {}
     try:
@@ -78,20 +79,6 @@ def read_record(samples: str | Path) -> dict[str, Any]:
         return record
     except (OSError, ValueError) as error:
         raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
-
-
-def read_images(path: Path) -> np.ndarray:
-    """The (N, H, W, C) uint8 images of an `.npz`: its array `images`, or the only one that it has."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images = arrays["images" if "images" in arrays or len(arrays) != 1 else arrays.files[0]]
-    except Exception as error:  # a broken archive may raise about anything
-        raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(
-            f"`{path}` holds {images.dtype} of shape {images.shape}; expected images, (N, H, W, 1 or 3) uint8."
-        )
-    return images
 
 
 def sample_pipeline(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import xlogy
+from scipy.stats import binom
 
 NUM_BINS = 100
 GAP = (0.2, 0.8)  # what extremes of a fifth of the range leave out
@@ -47,8 +48,13 @@ def mse_floor(num_values: int, num_bins: int = NUM_BINS) -> float:
 
 
 def kld_floor(num_values: int, num_bins: int = NUM_BINS) -> float:
-    """What `kld_to_uniform` is to expect of that many values drawn from the uniform distribution itself."""
-    return (num_bins - 1) / (2 * num_values)
+    """What `kld_to_uniform` is to expect of that many values drawn from the uniform distribution itself.
+
+    With many values a bin it is about (num_bins - 1) / (2 num_values); with few that is too much.
+    """
+    counts = np.arange(num_values + 1)
+    terms = xlogy(counts / num_values, num_bins * counts / num_values)
+    return float(num_bins * (binom.pmf(counts, num_values, 1 / num_bins) * terms).sum())
 
 
 def share_in_gap(values: np.ndarray, gap: tuple[float, float] = GAP) -> float:

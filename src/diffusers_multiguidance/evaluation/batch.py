@@ -1,4 +1,4 @@
-"""All that a batch of images is evaluated by: its values, its likeness to real images, its distance from training."""
+"""What is found of one batch of images: its values, its likeness to real images, its distance from training."""
 
 from __future__ import annotations
 
