@@ -32,6 +32,8 @@ from record import save_results
 
 LOW, HIGH = (0.0, 0.2), (0.8, 1.0)  # values of the ends, which training showed
 COLUMNS = 16
+STRIPS = 3  # by either method
+FRAMES = 9  # of a strip
 
 
 def main(
@@ -181,14 +183,14 @@ def midpoints(edit: MultiGuidanceEditPipeline, left: np.ndarray, right: np.ndarr
 
 
 def strips(edit: MultiGuidanceEditPipeline, low: np.ndarray, high: np.ndarray) -> Image.Image:
-    """From three images of the one end to three of the other, by slerp, then the same by lerp."""
+    """From images of the one end to images of the other, by slerp, then the same by lerp."""
     images = [
         image
         for method in ("slerp", "lerp")
-        for pair in zip(to_pil(low[:3]), to_pil(high[:3]), strict=True)
-        for image in edit.interpolate(*pair, 9, method=method).images
+        for pair in zip(to_pil(low[:STRIPS]), to_pil(high[:STRIPS]), strict=True)
+        for image in edit.interpolate(*pair, FRAMES, method=method).images
     ]
-    return image_grid(images, 9)
+    return image_grid(images, FRAMES)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,16 @@ def test_crooked_mouths_are_unlike_rendered_ones():
     assert np.isnan(mouths(mouths.whole)).mean() == pytest.approx(0.05, abs=0.01)
 
 
-def test_editing(tmp_path):
-    call = {"num_edited": 3, "num_reconstructed": 4, "num_pairs": 4, "num_inference_steps": [4, 12]}
-    script("editing").main(tmp_path, ROOT / "pipelines" / "faces-rendered", CIRCLES, **call)
+def test_editing(tmp_path, monkeypatch):
+    editing = script("editing")
+    monkeypatch.setattr(editing, "STRIPS", 1)
+    monkeypatch.setattr(editing, "FRAMES", 2)
+    circles = MultiGuidanceDDPMPipeline.from_pretrained(CIRCLES)
+    tuned = circles.config["sampling_defaults"]
+    circles.register_to_config(sampling_defaults={**tuned, "edit": {**tuned["edit"], "num_inference_steps": 8}})
+    circles.save_pretrained(tmp_path / "circles")
+    call = {"num_edited": 3, "num_reconstructed": 4, "num_pairs": 2, "num_inference_steps": [4, 12]}
+    editing.main(tmp_path, ROOT / "pipelines" / "faces-rendered", tmp_path / "circles", **call)
     results = json.loads((tmp_path / "editing.json").read_text())["results"]
     edits = results["edits"]
     assert edits["mean_before"] < 0.2 < edits["mean_after"]
