@@ -163,7 +163,7 @@ def load_pixels(
     remarks = [f"Left out of `{name}`: {_reasons(skipped)}."] if skipped else []
     if num_fitted:
         height, width = images[0].shape[:2]
-        remarks.append(f"{num_fitted} images of `{name}` were cut and resized to {width}x{height} pixels.")
+        remarks.append(f"{num_fitted} images of `{name}` were cut and resized to {height}x{width} pixels.")
     deepest = max(image.shape[-1] for image in images)
     return np.stack([np.broadcast_to(image, (*image.shape[:2], deepest)) for image in images]), remarks
 
