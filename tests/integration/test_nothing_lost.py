@@ -239,12 +239,13 @@ def run_generate(start: Path, out: Path, number: int) -> None:
 
 
 def run_commands(start: Path, out: Path, number: int) -> None:
-    """`sample` and `evaluate` into one folder."""
-    samples = ["sample", start / "guided" / "pipeline", "--num-images", 4, "--num-inference-steps", 2]
-    report = ["evaluate", out, "--attribute", "position", "--evaluator", "circle-position"]
-    for words in (samples, report):
+    """`sample`, and `evaluate` of other samples, into one folder."""
+    other = out.with_name("other")
+    samples = ["sample", start / "guided" / "pipeline", "--num-images", 4, "--num-inference-steps", 2, "--out"]
+    report = ["evaluate", other, "--attribute", "position", "--evaluator", "circle-position", "--out"]
+    for words in ([*samples, out], [*samples, other], [*report, out]):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["multiguidance", *map(str, words), "--out", str(out)])
+            patch.setattr("sys.argv", ["multiguidance", *map(str, words)])
             main()
 
 
