@@ -401,7 +401,7 @@ def test_bad_flags(name, added, message, places, tmp_path):
             for place, message in (
                 ("NODIR", "`samples`"),
                 ("NOWHERE", "`samples`"),
-                ("FILE", "expected what `multiguidance sample`"),
+                ("FILE", "expected a folder of images"),
                 ("FLOATS", "images.npz`"),
                 ("SCALAR", "images.npz`"),
                 ("NOTHING", "images.npz`"),

@@ -7,6 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
+SHORTER = {"max_train_steps=700": "max_train_steps=70"}  # it was executed at full length when it was committed
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -23,6 +24,9 @@ def test_notebook_runs(path, tmp_path):
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     (tmp_path / "notebooks").mkdir()
     copy = nbformat.read(path, as_version=4)
+    for cell in copy.cells:
+        for long, short in SHORTER.items():
+            cell.source = cell.source.replace(long, short)
     client = NotebookClient(
         copy, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path / "notebooks")}}
     )
