@@ -189,6 +189,10 @@ def evaluate(
     attribute: Annotated[str, typer.Option()],
     out: OutFolder,
     evaluator: EvaluatorName = None,
+    second_attribute: Annotated[
+        str | None, typer.Option(help="Another, for the square of both: heat maps, and how much is covered.")
+    ] = None,
+    second_evaluator: Annotated[str | None, typer.Option(help="Its; the pipeline's own unless given.")] = None,
     gap: Annotated[tuple[float, float], typer.Option(help="The values that training did not show.")] = (0.2, 0.8),
     reference: Annotated[str | None, typer.Option(help="Real images, a folder or data set, for quality.")] = None,
     training: Annotated[str | None, typer.Option(help="The training images, for memorisation.")] = None,
@@ -218,6 +222,8 @@ def evaluate(
         out,
         attribute,
         evaluator,
+        second_attribute,
+        second_evaluator,
         gap,
         reference,
         training,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers.tiny import tiny_pipeline
 
-from diffusers_multiguidance.evaluation.artefacts import TrajectoryVariance
+from diffusers_multiguidance.evaluation.artefacts import TrajectoryVariance, variance_figures
 from diffusers_multiguidance.generate import generate, image_generators
 
 
@@ -27,3 +27,11 @@ def test_windows_without_steps_are_refused():
     with pytest.raises(ValueError, match="between which there are 1 of 10 steps; expected at least 2"):
         generate(tiny_pipeline(), 1, watch=TrajectoryVariance(0.9))
     assert TrajectoryVariance().scores().shape == (0,)
+
+
+def test_how_well_the_variance_tells_malformed_images():
+    variances, nan = np.array([0.1, 0.4, 0.2, 0.3]), np.nan
+    figures = variance_figures(variances, np.array([0.5, nan, 0.5, 0.5]))
+    assert figures == {"median_variance": pytest.approx(0.25), "highest_variance": 0.4, "area_under_roc": 1.0}
+    assert variance_figures(variances, np.array([0.5, 0.5, nan, 0.5]))["area_under_roc"] == pytest.approx(1 / 3)
+    assert variance_figures(variances, np.full(4, 0.5))["area_under_roc"] is None

@@ -128,7 +128,35 @@ def test_a_pipeline_is_sampled_in_every_way(places, tmp_path):
     assert pictures >= {"unguided", "guided", "uniform", "sweep", "control", "histogram"}
     assert Image.open(tmp_path / "report" / "sweep.png").size == (9 * 17 + 1, 2 * 17 + 1)
     assert "its target means a target probability" in report["remarks"][0]
-    assert "of the unguided ones" in (tmp_path / "report" / "report.html").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "of the unguided ones" in page
+    assert "artefacts" not in report["batches"]["guided"], "of two steps"
+    assert "What may have gone wrong" not in page
+
+
+def test_the_square_of_two_attributes(tmp_path):
+    pipeline = tiny_pipeline(attributes={"position": ["left", "right"], "height": ["bottom", "top"]})
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    torch.manual_seed(0)
+    for name in ("position", "height"):
+        ImageClassifier("test_resnet", name, ["no", "yes"], 1, 8).save_pretrained(tmp_path / name)
+    call = {"num_images": 9, "num_inference_steps": 4, "guidance_scale": 5.0, "training": tmp_path / "training"}
+    save_images(noise(12, 1, 8), tmp_path / "training")
+    places = {"second_attribute": "height", "second_evaluator": tmp_path / "height"}
+    report = evaluate(
+        tmp_path / "pipeline", tmp_path / "report", "position", tmp_path / "position", **places, **call
+    )
+    assert list(report["batches"]) == ["unguided", "guided", "uniform", "square", "sweep"]
+    square = report["batches"]["square"]["square"]
+    assert sum(sum(row) for row in square["images_by_cell"]) == len(report["second_values"]["square"]) == 9
+    assert 1 <= square["cells_with_an_image"] <= 9
+    assert report["batches"]["guided"]["artefacts"]["highest_variance"] > 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "What may have gone wrong" in page
+    assert "cells with an image" in page
+    shown = {path.stem for path in (tmp_path / "report").glob("*.png")}
+    assert shown >= {"heat_map", "cells", "square", "suspects_guided"}
+    assert Image.open(tmp_path / "report" / "cells.png").size == (10 * 17 + 1, 10 * 17 + 1)
 
 
 def test_a_report_of_nothing_but_malformed_images(tmp_path):
@@ -156,6 +184,9 @@ def test_a_report_of_nothing_but_malformed_images(tmp_path):
         ({"num_images": 5}, "`num_images` is 5, but `samples` are images; expected it with a pipeline."),
         ({"samples": "runs/typo.npz"}, "`samples` is 'runs/typo.npz'; expected a folder of images, an .npz file, or "),
         ({"reference": "OTHER.npz"}, "`reference` holds images of shape (8, 8, 1); expected (16, 16, 1), as the "),
+        ({"second_evaluator": "circle-height"}, "`second_evaluator` is 'circle-height'; expected a `second_attribute`"),
+        ({"second_attribute": "Smiling"}, "`second_attribute` is 'Smiling', as is `attribute`; expected another"),
+        ({"samples": "PIPELINE", "second_attribute": "Hair"}, "`second_attribute` is 'Hair'; expected one of ['Smi"),
         ({"gap": (0.8, 0.2)}, "`gap` is 0.8 to 0.2; expected "),
         ({"target": {"Smiling": 0.5}}, "`target` is {'Smiling': 0.5}, but `samples` are images; expected it with "),
         ({"samples": "PIPELINE", "attribute": "Age"}, "`attribute` is 'Age'; expected one of ['Smiling']."),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 
 class TrajectoryVariance:
@@ -53,3 +54,22 @@ class TrajectoryVariance:
     def scores(self) -> np.ndarray:
         """(N,), of the images of all batches so far."""
         return np.concatenate(self._finished) if self._finished else np.zeros(0)
+
+
+def variance_figures(variances: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
+    """The usual and the highest trajectory variance (N,), and how well it tells malformed images from whole ones.
+
+    Args:
+        values: (N,), NaN where malformed.
+
+    Returns:
+        `area_under_roc` is 1 where every malformed image has a higher variance than every whole one, 0.5 by chance,
+        and None where all images are one or the other.
+    """
+    malformed = np.isnan(values)
+    told = float(roc_auc_score(malformed, variances)) if 0 < malformed.sum() < len(values) else None
+    return {
+        "median_variance": float(np.median(variances)),
+        "highest_variance": float(variances.max()),
+        "area_under_roc": told,
+    }

@@ -10,6 +10,7 @@ import numpy as np
 from .evaluators import Evaluator
 from .extractors import Extractor, load_extractor, look
 from .fidelity import quality
+from .heat_map import square_figures
 from .intervals import confidence_intervals
 from .memorization import TrainingImages, memorization
 from .summary import summarize
@@ -24,15 +25,19 @@ class Evaluated:
         images: (N, H, W, C) uint8.
         values: (N,), NaN where malformed.
         figures: "summary" of the values, and "intervals" of it; with a reference "quality" against "all" of it and
-            the "middle"; with training images, too, "memorization".
+            the "middle"; with training images, too, "memorization"; with a second evaluator "square".
+        second_values: (N,), by the second evaluator.
+        variances: (N,), see `artefacts.TrajectoryVariance`.
         distances, nearest: (N,) to the nearest training images, and their numbers; None without those.
     """
 
     images: np.ndarray
     values: np.ndarray
     figures: dict[str, Any]
+    second_values: Any = None
     distances: Any = None
     nearest: Any = None
+    variances: Any = None
 
 
 class Evaluation:
@@ -45,6 +50,7 @@ class Evaluation:
         reference: real images that training did not show, (R, H, W, C) uint8.
         training: those that it did, (M, H, W, C) uint8.
         embed: gives the points between which the distance to training is told; pixels unless given.
+        evaluate_second: gives the values of a second attribute.
     """
 
     def __init__(
@@ -55,12 +61,15 @@ class Evaluation:
         reference: np.ndarray | None = None,
         training: np.ndarray | None = None,
         embed: Extractor | None = None,
+        evaluate_second: Evaluator | None = None,
     ) -> None:
-        self.evaluate, self.gap, self.extract = evaluate, gap, extract
+        self.evaluate, self.gap, self.extract, self.evaluate_second = evaluate, gap, extract, evaluate_second
         self.reference: Any = reference
         self.embed = embed or load_extractor("pixels")
         self.training: Any = None
-        self.training_values = self.held_out = self.middle = None
+        self.training_values: Any = None
+        self.training_second_values: Any = None
+        self.held_out = self.middle = None
         if reference is not None:
             seen = look(reference, evaluate, extract, "reference")
             self.real, self.real_values = seen.features, seen.values
@@ -68,6 +77,7 @@ class Evaluation:
         if training is not None:
             self.training = TrainingImages(training, self.embed)
             self.training_values = look(training, evaluate, None, "values of training").values
+            self.training_second_values = self._second_values(training)
             if reference is not None:
                 self.held_out, _ = self.training.nearest(reference, self._embedded(self.real))
 
@@ -81,6 +91,9 @@ class Evaluation:
         found.figures["intervals"] = confidence_intervals(values, self.gap)
         if seen.uncertainty is not None:
             found.figures["mean_disagreement"] = float(seen.uncertainty.mean())
+        found.second_values = self._second_values(images)
+        if found.second_values is not None:
+            found.figures["square"] = square_figures(np.stack([values, found.second_values]))
         if is_compared:
             found.figures["quality"] = {
                 "all": quality(features, self.real),
@@ -91,6 +104,10 @@ class Evaluation:
             if self.held_out is not None:
                 found.figures["memorization"] = memorization(found.distances, self.held_out)
         return found
+
+    def _second_values(self, images: np.ndarray) -> Any:
+        """(N,), or None without a second evaluator."""
+        return self.evaluate_second and look(images, self.evaluate_second, None, "second attribute").values
 
     def _embedded(self, features: Any) -> Any:
         """The features, where the distance to training is told by them, too."""

@@ -16,6 +16,7 @@ Rows = list[tuple[Figure, dict[str, Cell]]]
 DEPENDENT = {
     "attribute": "figures on values",
     "evaluator": "figures on values",
+    "second_evaluator": "cells of the square",
     "gap": "shares in the gap and figures on the middle",
     "reference": "quality and ratios of distances",
     "extractor": "FID, KID, precision and recall",

@@ -16,6 +16,7 @@ from ..generate import load_pipeline
 from ..guidance import Target
 from ..utils.files import WRITTEN
 from ..utils.writable import check_writable
+from .artefacts import variance_figures
 from .batch import Evaluated, Evaluation, without_training
 from .control import TARGETS, control_figures, diversity, sliding_distance, sweep_smoothness
 from .evaluators import TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
@@ -31,6 +32,8 @@ def evaluate(
     out: str | Path,
     attribute: str,
     evaluator: str | Path | None = None,
+    second_attribute: str | None = None,
+    second_evaluator: str | Path | None = None,
     gap: tuple[float, float] = GAP,
     reference: str | Path | None = None,
     training: str | Path | None = None,
@@ -51,6 +54,9 @@ def evaluate(
         out: folder for the report, apart from those that are read.
         attribute: whose values are told.
         evaluator: see `load_evaluator`; the pipeline's own unless given.
+        second_attribute: another one, to tell how much of the square of both is covered (paper, figure 9); of a
+            pipeline is also sampled with both "uniform".
+        second_evaluator: its, likewise.
         gap: the values that training did not show.
         reference: real images, a folder or data set; without them quality is left out. Its *middle* are those that
             the evaluator puts into the gap.
@@ -77,6 +83,10 @@ def evaluate(
         )
     if not 0 <= gap[0] < gap[1] <= 1:
         raise ValueError(f"`gap` is {gap[0]:g} to {gap[1]:g}; expected two values in order, from 0 to 1.")
+    if second_evaluator is not None and second_attribute is None:
+        raise ValueError(f"`second_evaluator` is {str(second_evaluator)!r}; expected a `second_attribute` for it.")
+    if second_attribute == attribute:
+        raise ValueError(f"`second_attribute` is {attribute!r}, as is `attribute`; expected another one.")
     call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     pipeline: Any = None
     taken: Any = None
@@ -84,8 +94,9 @@ def evaluate(
     if is_pipeline(samples):
         pipeline = load_pipeline(samples, scheduler)
         target = target or {attribute: 0.5}
-        if attribute not in pipeline.attributes:
-            raise ValueError(f"`attribute` is {attribute!r}; expected one of {[*pipeline.attributes]}.")
+        for argument, name in (("attribute", attribute), ("second_attribute", second_attribute)):
+            if name not in (*pipeline.attributes, None):
+                raise ValueError(f"`{argument}` is {name!r}; expected one of {[*pipeline.attributes]}.")
         with warnings.catch_warnings(record=True) as warned:  # of a target without a calibration
             warnings.simplefilter("always")
             pipeline.denoise(1, target, **call)  # takes no step, and refuses what can't be asked for
@@ -101,14 +112,23 @@ def evaluate(
         size = height, width
         remarks += taken.remarks
     name = str(evaluator or find_evaluator(_pipeline_of(samples), attribute))
-    evaluation, said = _prepare(name, gap, size, channels, reference, training, extractor)
+    second_name = None
+    if second_attribute is not None:
+        second_name = str(second_evaluator or find_evaluator(_pipeline_of(samples), second_attribute))
+    evaluation, said = _prepare(name, second_name, gap, size, channels, reference, training, extractor)
     remarks += said
     if recognizer is not None:
         _recognize(recognizer, np.zeros((1, *size, channels), np.uint8), np.zeros(1))  # refuses what is no classifier
     held_out = _held_out_figures(name)
     if taken is None:
         taken = sample_pipeline(
-            pipeline, attribute, 200 if num_images is None else num_images, target or {}, seed or 0, **call
+            pipeline,
+            attribute,
+            200 if num_images is None else num_images,
+            target or {},
+            seed or 0,
+            second_attribute=second_attribute,
+            **call,
         )
     found = {batch: evaluation(images, batch) for batch, images in taken.batches.items()}
     if taken.sweep is not None:
@@ -117,13 +137,18 @@ def evaluate(
         if recognizer is not None:
             figures = batch.figures["control"] if batch_name == "sweep" else batch.figures
             figures["recognized"] = _recognize(recognizer, batch.images, batch.values)
+        if batch_name in taken.variances:
+            batch.variances = taken.variances[batch_name]
+            batch.figures["artefacts"] = variance_figures(batch.variances, batch.values)
     report = {
         "samples": str(samples),
         "attribute": attribute,
+        "second_attribute": second_attribute,
         "asked": {
             **taken.asked,
             "gap": list(gap),
             "evaluator": name,
+            "second_evaluator": second_name,
             "extractor": evaluation.extract.name if evaluation.extract else None,
             "embedding": evaluation.embed.name,
             "reference": None if reference is None else str(reference),
@@ -136,10 +161,10 @@ def evaluate(
         "remarks": remarks,
         "evaluator": held_out,
         "batches": {batch: found[batch].figures for batch in found},
-        "values": {
-            batch: [None if np.isnan(value) else round(float(value), 5) for value in found[batch].values]
-            for batch in found
-        },
+        "values": {batch: _for_json(found[batch].values) for batch in found},
+        "second_values": {}
+        if second_name is None
+        else {batch: _for_json(found[batch].second_values) for batch in found},
         "date": date.today().isoformat(),
         "versions": {name: version(name) for name in ("diffusers-multiguidance", "torch", "torch-fidelity")},
     }
@@ -170,8 +195,14 @@ def _pipeline_of(samples: str | Path) -> str:
     return str(pipeline)
 
 
+def _for_json(values: np.ndarray) -> list[float | None]:
+    """JSON knows no NaN."""
+    return [None if np.isnan(value) else round(float(value), 5) for value in values]
+
+
 def _prepare(
     evaluator: str | Path,
+    second_evaluator: str | None,
     gap: tuple[float, float],
     size: tuple[int, int],
     channels: int,
@@ -183,6 +214,10 @@ def _prepare(
     remarks: list[str] = []
     evaluate = load_evaluator(evaluator)
     check_evaluator(evaluate, size, channels)
+    evaluate_second = None
+    if second_evaluator is not None:
+        evaluate_second = load_evaluator(second_evaluator)
+        check_evaluator(evaluate_second, size, channels)
     extract = _own_extractor(evaluate, evaluator, extractor)
     if extract is not None:
         extract(np.zeros((2, *size, channels), np.uint8))
@@ -201,7 +236,7 @@ def _prepare(
     if real is not None and extract is None:
         remarks.append("Quality is left out: this evaluator has no features. Name some with --extractor.")
     embed = None if extractor is None else extract
-    return Evaluation(evaluate, gap, extract, real, known, embed), remarks
+    return Evaluation(evaluate, gap, extract, real, known, embed, evaluate_second), remarks
 
 
 def _own_extractor(evaluate: Any, evaluator: str | Path, extractor: str | Path | None) -> Extractor | None:
@@ -225,7 +260,10 @@ def _evaluate_sweep(sweep: np.ndarray, evaluation: Evaluation) -> Evaluated:
         control["sliding_kid"] = sliding_distance(
             seen.features, aims, evaluation.real, evaluation.real_values, lambda *both: kernel_distance(*both)[0]
         )
-    return Evaluated(images, seen.values, {"control": control})
+    found = Evaluated(images, seen.values, {"control": control})
+    if evaluation.evaluate_second is not None:
+        found.second_values = look(images, evaluation.evaluate_second, None, "sweep").values
+    return found
 
 
 def _recognize(recognizer: str | Path, images: np.ndarray, values: np.ndarray) -> dict[str, Any]:

@@ -12,10 +12,10 @@ class Figure:
     """One row of a table.
 
     Attributes:
-        section: of the report: "out", "control", "good" or "new".
+        section: of the report: "out", "control", "signs", "good" or "new".
         label: what it is.
         path: of its number in a batch's figures, keys joined by dots.
-        kind: "count", "share" or "number".
+        kind: "count", "share", "number", or "small" for one of any size.
         note: what it means, in a few words.
         error: path of its interval, or its standard error.
         floor: path of what a perfect sample of as many images would score.
@@ -66,6 +66,11 @@ FIGURES = [
         "out", "diversity", "recognized.diversity.share_of_maximum", "share",
         "entropy of the classes at a value, of the highest there can be",
     ),
+    Figure(
+        "out", "cells with an image", "square.cells_with_an_image", "count",
+        "of 100 in the square of both attributes",
+    ),
+    Figure("out", "most images in a cell", "square.most_in_a_cell", "count", "of the square"),
     Figure("control", "mean absolute error", "control.mean_absolute_error", note="from target to value"),
     Figure("control", "within 0.05 of the target", "control.share_near", "share"),
     Figure("control", "rank correlation", "control.rank_correlation", note="of targets and values"),
@@ -78,6 +83,12 @@ FIGURES = [
     Figure(
         "control", "diversity along a sweep", "control.recognized.diversity.share_of_maximum", "share",
         "entropy of the classes at a target, of the highest there can be",
+    ),
+    Figure("signs", "trajectory variance, median", "artefacts.median_variance", "small"),
+    Figure("signs", "trajectory variance, highest", "artefacts.highest_variance", "small"),
+    Figure(
+        "signs", "how well it tells malformed images", "artefacts.area_under_roc",
+        note="area under the ROC curve; 0.5 is chance, 1 perfect",
     ),
     Figure("good", "KID to all", "quality.all.kid", note="lower is better", error="quality.all.kid_standard_error"),
     Figure("good", "FID to all", "quality.all.fid", note="lower is better"),
@@ -158,5 +169,7 @@ def _spelled(number: float, kind: str, unit: bool = True) -> str:
         return f"{number:,}"
     if kind == "share":
         return f"{100 * number:.1f}{' %' if unit else ''}"
+    if kind == "small":
+        return f"{number:.2g}"
     digits = 3 if abs(number) < 100 else 1
     return f"{round(number, digits) + 0.0:.{digits}f}"  # without the sign of a 0

@@ -1,8 +1,9 @@
-"""Where images lie in the square of two attributes."""
+"""Where images lie in the square of two attributes (paper, section 6, figure 9)."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -28,6 +29,36 @@ def count_cells(values: np.ndarray, cells: int = CELLS) -> np.ndarray:
         raise ValueError(f"`values` run from {known.min():.3f} to {known.max():.3f}; expected numbers in [0, 1].")
     counts, _ = np.histogramdd(known.T, bins=cells, range=((0, 1), (0, 1)))
     return counts.astype(int)
+
+
+def square_figures(values: np.ndarray) -> dict[str, Any]:
+    """How much of the square is covered by images with values (2, N), NaN where malformed."""
+    counts = count_cells(values)
+    return {
+        "num_images": values.shape[1],
+        "num_cells": counts.size,
+        "cells_with_an_image": int((counts > 0).sum()),
+        "fewest_in_a_cell": int(counts.min()),
+        "most_in_a_cell": int(counts.max()),
+        "images_by_cell": counts.tolist(),
+        "share_malformed": float(np.isnan(values).any(axis=0).mean()),
+    }
+
+
+def by_cell(images: np.ndarray, values: np.ndarray, cells: int = CELLS) -> np.ndarray:
+    """An image of each cell, black where there is none: (cells * cells, H, W, C), row by row from the top.
+
+    The first attribute grows to the right, the second upwards, as in the heat map.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        values: (2, N), see `count_cells`.
+    """
+    known = ~np.isnan(values).any(axis=0)
+    places = (values[:, known] * cells).astype(int).clip(0, cells - 1)
+    shown = np.zeros((cells, cells, *images.shape[1:]), np.uint8)
+    shown[tuple(places)] = images[known]
+    return shown.swapaxes(0, 1)[::-1].reshape(-1, *images.shape[1:])
 
 
 def save_heat_maps(

@@ -18,11 +18,13 @@ from .batch import Evaluated, Evaluation
 from .control import TARGETS, save_control_plot
 from .fidelity import evenly_spaced
 from .figures import batches_of, table
+from .heat_map import CELLS, by_cell, save_heat_maps
 from .memorization import save_neighbours
 from .summary import draw_histogram
 
 SHOWN = 64  # images of a grid
 NEAREST = 24  # pairs of an image and its neighbour
+SUSPECTS = 24
 
 
 def write_report(
@@ -35,7 +37,8 @@ def write_report(
         found: the batches, of which "sweep" has `control.TARGETS` times the same number of images.
     """
     with replace_folder(out) as folder:
-        captions = save_pictures(report["attribute"], found, evaluation, folder)
+        attributes = report["attribute"], report["second_attribute"]
+        captions = save_pictures(*attributes, found, evaluation, folder)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         pictures = [
             {"name": name, "caption": caption, "section": section, "source": data_uri(folder / name)}
@@ -57,7 +60,7 @@ def tables(report: Mapping[str, Any]) -> dict[str, Any]:
     batches = batches_of(report)
     columns = {
         name: {"guided": batches["guided"]} if name == "control" and "guided" in batches else batches
-        for name in ("out", "control", "good", "new")
+        for name in ("out", "control", "signs", "good", "new")
     }
     return {name: {"columns": list(columns[name]), "rows": table(columns[name], name)} for name in columns}
 
@@ -71,7 +74,11 @@ def _find(content: Any, key: str) -> set[str]:
 
 
 def save_pictures(
-    attribute: str, found: Mapping[str, Evaluated], evaluation: Evaluation, folder: Path
+    attribute: str,
+    second_attribute: str | None,
+    found: Mapping[str, Evaluated],
+    evaluation: Evaluation,
+    folder: Path,
 ) -> dict[str, tuple[str, str]]:
     """Write all pictures, and return the section and the caption of each by its name."""
     captions = {}
@@ -88,6 +95,14 @@ def save_pictures(
         image_grid(to_pil(batch.images[evenly_spaced(count, SHOWN)])).save(folder / f"{name}.png")
         which = f"all {count} images" if count <= SHOWN else f"{SHOWN} of {count} images, evenly spaced, none chosen"
         captions[f"{name}.png"] = ("out", f"{name}: {which}.")
+    if second_attribute is not None:
+        captions |= save_squares((attribute, second_attribute), batches, evaluation, folder)
+    for name, batch in batches.items():
+        if batch.variances is not None and name != "unguided":
+            suspects = np.argsort(-batch.variances)[:SUSPECTS]
+            image_grid(to_pil(batch.images[suspects]), columns=8).save(folder / f"suspects_{name}.png")
+            caption = f"{name}: the {len(suspects)} images of the highest trajectory variance, the highest first."
+            captions[f"suspects_{name}.png"] = ("signs", caption)
     if "sweep" in found:
         rows = found["sweep"].images.reshape(len(TARGETS), -1, *found["sweep"].images.shape[1:])
         shown = rows[:, :8].swapaxes(0, 1).reshape(-1, *rows.shape[2:])
@@ -109,6 +124,23 @@ def save_pictures(
             caption = f"{name}: the {len(nearest)} images nearest to training, each with its neighbour on its right."
             captions[f"nearest_{name}.png"] = ("new", caption)
     return captions
+
+
+def save_squares(
+    attributes: tuple[str, str], batches: Mapping[str, Evaluated], evaluation: Evaluation, folder: Path
+) -> dict[str, tuple[str, str]]:
+    """Write heat maps of two attributes, and an image of each cell, and return their captions."""
+    squares = {name: np.stack([batch.values, batch.second_values]) for name, batch in batches.items()}
+    name = "square" if "square" in squares else next(iter(squares))
+    image_grid(to_pil(by_cell(batches[name].images, squares[name])), columns=CELLS).save(folder / "cells.png")
+    if evaluation.training is not None:
+        squares = {"training": np.stack([evaluation.training_values, evaluation.training_second_values]), **squares}
+    save_heat_maps(squares, attributes, folder / "heat_map.png")
+    first, second = attributes
+    return {
+        "heat_map.png": ("out", f"Where images lie in the square of {first} and {second}."),
+        "cells.png": ("out", f"{name}: an image of each cell; {first} grows to the right, {second} upwards."),
+    }
 
 
 def save_histograms(values: Mapping[str, np.ndarray], attribute: str, gap: tuple[float, float], path: Path) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 from ..data.load import load_pixels
 from ..generate import generate
 from ..guidance import Target
+from .artefacts import TrajectoryVariance
 from .control import TARGETS
 
+FEWEST_STEPS = 4  # of which two are late enough for the trajectory variance
 RECORDED = ("pipeline", "target", "scheduler", "num_inference_steps", "guidance_scale", "guidance_interval", "seed")
 
 
@@ -25,12 +27,14 @@ class Samples:
         batches: (N, H, W, C) uint8 by name.
         sweep: (T, N, H, W, C) uint8, for each of `control.TARGETS` images from the same N noises; None without a
             pipeline.
+        variances: (N,), the trajectory variance of the images of a batch, by its name; empty without a pipeline.
         asked: what was asked for, in words and numbers, for the reader.
         remarks: sentences on what was left out.
     """
 
     batches: dict[str, np.ndarray]
     sweep: np.ndarray | None = None
+    variances: dict[str, np.ndarray] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -89,23 +93,33 @@ def sample_pipeline(
     seed: int = 0,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    second_attribute: str | None = None,
 ) -> Samples:
     """What a report wants to see of a pipeline: unguided, at the target, all over the range, and a sweep.
 
     Args:
         num_images: of each batch; a tenth as many noises are swept over `control.TARGETS`, at least two.
         target: that of the batch "guided". "uniform" and the sweep vary `attribute`, and leave others alone.
+        second_attribute: adds a batch "square", spread over both.
     """
     call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    batches = {
-        "unguided": generate(pipeline, num_images, seed, description="unguided", **call),
-        "guided": generate(pipeline, num_images, seed, description="guided", target=target, **call),
-        "uniform": generate(pipeline, num_images, seed, description="uniform", target={attribute: "uniform"}, **call),
+    resolved = pipeline.resolve_call(num_inference_steps, guidance_scale)
+    targets: dict[str, dict[str, Target] | None] = {
+        "unguided": None,
+        "guided": target,
+        "uniform": {attribute: "uniform"},
     }
+    if second_attribute is not None:
+        targets["square"] = {attribute: "uniform", second_attribute: "uniform"}
+    batches, variances = {}, {}
+    for name, aims in targets.items():
+        variance = TrajectoryVariance() if resolved["num_inference_steps"] >= FEWEST_STEPS else None
+        batches[name] = generate(pipeline, num_images, seed, description=name, watch=variance, target=aims, **call)
+        if variance is not None:
+            variances[name] = variance.scores()
     count = max(2, num_images // 10)
     sweep = [
         generate(pipeline, count, seed + 1, description=f"target {aim}", target={attribute: float(aim)}, **call)
         for aim in TARGETS
     ]
-    resolved = pipeline.resolve_call(num_inference_steps, guidance_scale)
-    return Samples(batches, np.stack(sweep), {"target": target, **resolved, "seed": seed})
+    return Samples(batches, np.stack(sweep), variances, {"target": target, **resolved, "seed": seed})
