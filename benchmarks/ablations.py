@@ -1,20 +1,24 @@
-"""What guidance and data are needed (paper, sections 5.2 and 5.3, appendices G to I): one command for each table.
+"""What guidance, steps and data are needed (paper, sections 5.2 and 5.3, appendices G to I): one command for a table.
 
     python benchmarks/ablations.py guidance-scale pipelines/digits --attribute thickness --reference runs/digits/all \\
         --training runs/digits/data --extractor runs/digits/evaluator/evaluator \\
         --recognizer runs/digits/evaluator/evaluator --out runs/benchmarks/guidance-scale-digits
+    python benchmarks/ablations.py steps pipelines/circles-32-exact --attribute position --row ddpm:50:5000 \\
+        --row sde-dpmsolver++:20:5000 --row sde-dpmsolver++:20:5000:0:0.7 --out runs/benchmarks/steps-circles-32-exact
     python benchmarks/ablations.py training-size training/recipes/digits.yaml --attribute thickness \\
         --evaluator stroke-thickness --reference runs/digits/all --extractor runs/digits/evaluator/evaluator \\
         --out runs/benchmarks/training-size-digits
 
-`guidance-scale` guides a committed pipeline with lambda on either class; `training-size` trains a recipe's denoiser
-and classifiers anew on a part of its training set. Both write a JSON with a row for each value, plots, and for each
+`guidance-scale` guides a committed pipeline with lambda on either class; `steps` with other schedulers, each at steps
+and a scale of its own; `training-size` trains a recipe's denoiser and classifiers anew on a part of its training set.
+All write a JSON with a row for each value, plots, and for each
 row a grid and the images, so that a run that was cut off goes on where it is called in the same way.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +38,7 @@ from diffusers_multiguidance.evaluation.memorization import save_neighbours
 from diffusers_multiguidance.evaluation.summary import save_histogram
 from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
+from diffusers_multiguidance.schedulers import create_scheduler
 from diffusers_multiguidance.training.classifier import ClassifierSettings, train_classifiers
 from diffusers_multiguidance.training.denoiser import DenoiserSettings, train_denoiser
 from diffusers_multiguidance.training.recipe import parse, read_section
@@ -47,6 +52,7 @@ Out = Annotated[Path, typer.Option()]
 Gap = Annotated[tuple[float, float], typer.Option(help="The values that training did not show.")]
 ExtractorName = Annotated[str | None, typer.Option("--extractor", help="For quality, against --reference.")]
 Reference = Annotated[Path | None, typer.Option(help="Real images.")]
+Training = Annotated[Path | None, typer.Option(help="The extreme set.")]
 NumImages = Annotated[int, typer.Option(help="For each row.")]
 
 
@@ -67,7 +73,7 @@ def guidance_scale(
     scheduler: SchedulerName = None,
     gap: Gap = GAP,
     reference: Reference = None,
-    training: Annotated[Path | None, typer.Option(help="The extreme set.")] = None,
+    training: Training = None,
     extractor: ExtractorName = None,
     recognizer: Annotated[Path | None, typer.Option(help="Also tell how many images it recognises.")] = None,
     num_images: NumImages = 200,
@@ -75,23 +81,14 @@ def guidance_scale(
 ) -> None:
     """Guide with lambda on either class of a committed pipeline (paper, figure S13 and table S2)."""
     loaded = load_pipeline(pipeline, scheduler)
-    size, channels = loaded.image_size, loaded.channels
-    known = None if training is None else load_pixels(training, "training", size, channels)[0]
-    real = None if reference is None else load_pixels(reference, "reference", size, channels)[0]
-    evaluation = Evaluation(
-        load_evaluator(evaluator or find_evaluator(pipeline, attribute)),
-        gap,
-        load_extractor(extractor) if extractor else None,
-        real if real is None or known is None else without_training(real, known),
-        known,
-    )
+    evaluation = prepare(loaded, evaluator or find_evaluator(pipeline, attribute), gap, extractor, reference, training)
     go_on(out, {"pipeline": pipeline, "scheduler": scheduler, "num_images": num_images, "seed": seed})
     rows: dict[str, Any] = {"unguided": {}}
     rows |= {f"{value:g}": {"guidance_weights": both_classes(loaded, attribute, value)} for value in weight}
     values = {}
     for name, call in rows.items():
         sampling = {"num_images": num_images, "seed": seed, "description": f"lambda {name}", **call}
-        images = kept_images(out / f"lambda-{name}", loaded, sampling)
+        images, _ = kept_images(out / f"lambda-{name}", loaded, sampling)
         found = evaluation(images, f"lambda {name}")
         values[name] = found.values
         rows[name] = without_ratios(found.figures)
@@ -105,6 +102,54 @@ def guidance_scale(
         save_results(folder / "guidance-scale.json", results)
         save_plot({float(name): row for name, row in rows.items() if name != "unguided"}, "lambda", folder)
         save_histogram(values, attribute, folder / "histograms.png", gap)
+
+
+@app.command()
+def steps(
+    pipeline: Path,
+    attribute: Attribute,
+    out: Out,
+    row: Annotated[list[str], typer.Option(metavar="SCHEDULER:STEPS:SCALE[:START:END]", help="Repeatable.")],
+    target: Annotated[float, typer.Option()] = 0.5,
+    evaluator: EvaluatorName = None,
+    gap: Gap = GAP,
+    reference: Reference = None,
+    training: Training = None,
+    extractor: ExtractorName = None,
+    num_images: NumImages = 200,
+    seed: Annotated[int, typer.Option()] = 2000,
+) -> None:
+    """Guide by each scheduler in few and many steps: quality and time. Uncalibrated, so that rows can be compared.
+
+    The guided share of the steps stands behind where it is not the pipeline's.
+    """
+    loaded = load_pipeline(pipeline)
+    own, interval = loaded.scheduler, loaded.resolve_call()["guidance_interval"]
+    evaluation = prepare(loaded, evaluator or find_evaluator(pipeline, attribute), gap, extractor, reference, training)
+    go_on(out, {"pipeline": pipeline, "target": target, "num_images": num_images, "seed": seed})
+    rows, values, shown = [], {}, []
+    for name in row:
+        scheduler, num_steps, scale, *guided = name.split(":")
+        loaded.scheduler = create_scheduler(scheduler, own)
+        call: dict[str, Any] = {
+            "num_inference_steps": int(num_steps),
+            "guidance_scale": float(scale),
+            "guidance_interval": tuple(map(float, guided)) if guided else interval,
+        }
+        sampling = {"num_images": num_images, "seed": seed, "batch_size": 50, "description": name, **call}
+        sampling |= {"target": {attribute: target}, "calibration": None}
+        images, seconds = kept_images(out / name.replace(":", "-"), loaded, sampling)
+        found = evaluation(images, name)
+        values[name] = found.values
+        shown.append(images[:16])
+        rows.append({"scheduler": scheduler, **call, "seconds_per_image": seconds, **without_ratios(found.figures)})
+        print(name, rows[-1])
+    results: dict[str, Any] = {"num_images": num_images, "target": target, "extractor": name_of(evaluation)}
+    with add_to_folder(out) as folder:
+        save_results(folder / "steps.json", {**results, "rows": rows})
+        save_time_plot(rows, folder / "steps.png")
+        save_histogram(values, attribute, folder / "histograms.png", gap)
+        image_grid(to_pil(np.concatenate(shown)), columns=16).save(folder / "grid.png")
 
 
 @app.command()
@@ -148,20 +193,13 @@ def training_size(
         )
         flags += ["--pipeline", str(trained), "--output_dir", str(folder / "classifiers")]
         loaded = load_pipeline(train_classifiers(parse(ClassifierSettings, "train_classifier", flags)))
-        known, _ = load_pixels(data, "training", loaded.image_size, loaded.channels)
-        real, _ = load_pixels(reference, "reference", loaded.image_size, loaded.channels)
-        evaluation = Evaluation(
-            load_evaluator(evaluator),
-            gap,
-            load_extractor(extractor) if extractor else None,
-            without_training(real, known),
-            known,
-        )
+        evaluation = prepare(loaded, evaluator, gap, extractor, reference, data)
+        known = evaluation.training.images
         rows[str(count)] = {}
         for name, call in {"unguided": {}, "guided": {"target": {attribute: 0.5}, "calibration": None}}.items():
             description = f"{count} images, {name}"
             sampling = {"num_images": num_images, "seed": seed, "description": description, **call}
-            images = kept_images(folder / name, loaded, sampling)
+            images, _ = kept_images(folder / name, loaded, sampling)
             found = evaluation(images, description)
             rows[str(count)][name] = without_ratios(found.figures)
             values[description] = found.values
@@ -175,6 +213,24 @@ def training_size(
             save_results(new / "training-size.json", results)
             save_plot({float(name): row["guided"] for name, row in rows.items()}, "training images", new)
             save_histogram(values, attribute, new / "histograms.png", gap)
+
+
+def prepare(
+    pipeline: Any,
+    evaluator: str,
+    gap: tuple[float, float],
+    extractor: str | None,
+    reference: Path | None,
+    training: Path | None,
+) -> Evaluation:
+    """What images of a pipeline are evaluated by."""
+    size, channels = pipeline.image_size, pipeline.channels
+    known = None if training is None else load_pixels(training, "training", size, channels)[0]
+    real = None if reference is None else load_pixels(reference, "reference", size, channels)[0]
+    if real is not None and known is not None:
+        real = without_training(real, known)
+    extract = load_extractor(extractor) if extractor else None
+    return Evaluation(load_evaluator(evaluator), gap, extract, real, known)
 
 
 def both_classes(pipeline: Any, attribute: str, weight: float) -> dict[str, dict[str, float]]:
@@ -204,14 +260,18 @@ def go_on(out: Path, call: dict[str, Any]) -> None:
         (folder / note.name).write_text(json.dumps(call))
 
 
-def kept_images(folder: Path, pipeline: Any, sampling: dict[str, Any]) -> np.ndarray:
-    """The images in a folder, or else those of `generate`, which are put there."""
-    if not (folder / "images.npz").exists():
+def kept_images(folder: Path, pipeline: Any, sampling: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """The images in a folder, or else those of `generate`, which are put there; and the seconds that each took."""
+    path = folder / "images.npz"
+    if not path.exists():
+        started = time.monotonic()
         images = generate(pipeline, **sampling)
+        seconds = (time.monotonic() - started) / len(images)
         with add_to_folder(folder) as new:
-            np.savez_compressed(new / "images.npz", images=images)
+            np.savez_compressed(new / path.name, images=images, seconds_per_image=seconds)
             image_grid(to_pil(images[:128])).save(new / "grid.png")
-    return read_npz(folder / "images.npz")
+    with np.load(path) as kept:
+        return read_npz(path), float(kept["seconds_per_image"])
 
 
 def without_ratios(figures: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +309,19 @@ def save_plot(rows: dict[float, dict[str, Any]], label: str, folder: Path) -> No
         axes.set(title=title, xlabel=label)
         axes.set_ylim(bottom=0)
     figure.savefig(folder / "ablation.png", dpi=120)
+
+
+def save_time_plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Share in the gap and malformed against seconds per image, a point for each row."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("share_in_gap", "share_malformed"), strict=True):
+        for row in rows:
+            label = f"{row['scheduler']}, {row['num_inference_steps']} steps"
+            axes.plot(row["seconds_per_image"], row["summary"][name], "o", label=label)
+        axes.set(title=name.replace("_", " "), xlabel="seconds per image", xscale="log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import numpy as np
 import typer
 
 from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
+from diffusers_multiguidance.evaluation.batch import Evaluation
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
-from diffusers_multiguidance.evaluation.summary import save_histogram, summarize
+from diffusers_multiguidance.evaluation.summary import save_histogram
 from diffusers_multiguidance.evaluation.uniformity import GAP
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.models import NoisyClassifierSet
@@ -43,7 +44,7 @@ def main(
 ) -> None:
     loaded = load_pipeline(pipeline, scheduler)
     classifiers = loaded.classifiers
-    evaluate = load_evaluator(evaluator or find_evaluator(pipeline, attribute))
+    evaluation = Evaluation(load_evaluator(evaluator or find_evaluator(pipeline, attribute)), gap)
     rows: dict[str, Any] = {"unguided": None, "guided": None}
     # The single classifiers are the set's members, which differ in nothing but their seed.
     for number, member in enumerate([] if classifiers is None else classifiers.members[:num_classifiers]):
@@ -60,9 +61,10 @@ def main(
             call["calibration"] = None  # it was measured with the set
         images = generate(loaded, num_images, seed, description=name, **call)
         seconds = time.monotonic() - started
-        values[name] = evaluate(images)
+        found = evaluation(images, name)
+        values[name] = found.values
         with add_to_folder(out / name.replace(" ", "-")) as folder:
-            results[name] = {**summarize(values[name], gap), "seconds": round(seconds, 1)}
+            results[name] = {**found.figures["summary"], "seconds": round(seconds, 1)}
             image_grid(to_pil(images[:256])).save(folder / "grid.png")
             np.savez_compressed(folder / "images.npz", images=images)
         if recognizer is not None:

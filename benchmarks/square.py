@@ -2,7 +2,8 @@
 
     python benchmarks/square.py pipelines/circles-32-two-attributes --attributes position height --out runs/square
 
-Counts the cells of a 10 x 10 grid that hold an image. A single four-class classifier of the corners (paper, section 6)
+Counts the cells of a 10 x 10 grid that hold an image, as `multiguidance evaluate --second-attribute` does, but samples
+nothing else. A single four-class classifier of the corners (paper, section 6)
 aims by shares of its classes: give `--corner` and the attributes that its corners are made of, the first one changing
 slower. Writes `square.json`, `square.png` (a heat map) and `grid.png` (an image for each cell, if there is).
 """
@@ -18,7 +19,7 @@ import typer
 
 from diffusers_multiguidance.cli import SchedulerName
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
-from diffusers_multiguidance.evaluation.heat_map import CELLS, count_cells, save_heat_maps
+from diffusers_multiguidance.evaluation.heat_map import CELLS, by_cell, save_heat_maps, square_figures
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.utils.grids import image_grid, to_pil
@@ -70,24 +71,15 @@ def main(
         images = generate(loaded, num_images, seed, BATCH, "uniform", target=target, **call)
     seconds = time.monotonic() - started
     values = np.stack([load_evaluator(name)(images) for name in names])
-    known = ~np.isnan(values).any(axis=0)
-    cells = (values[:, known] * CELLS).astype(int).clip(0, CELLS - 1)
-    counts = count_cells(values)
     results = {
         "call": loaded.resolve_call(num_inference_steps, guidance_scale),
-        "num_images": len(images),
-        "cells_with_an_image": int((counts > 0).sum()),
-        "images_by_cell": counts.tolist(),
-        "share_malformed": float(1 - known.mean()),
+        **square_figures(values),
         "seconds_per_image": seconds / len(images),
     }
-    shown = np.zeros((CELLS, CELLS, *images.shape[1:]), np.uint8)
-    shown[tuple(cells)] = images[known]
-    shown = shown.swapaxes(0, 1)[::-1]  # the first attribute to the right, the second upwards
     with add_to_folder(out) as folder:
         save_results(folder / "square.json", results)
         save_heat_maps({"uniform": values}, attributes, folder / "square.png")
-        image_grid(to_pil(shown.reshape(-1, *images.shape[1:])), columns=CELLS).save(folder / "grid.png")
+        image_grid(to_pil(by_cell(images, values)), columns=CELLS).save(folder / "grid.png")
 
 
 if __name__ == "__main__":

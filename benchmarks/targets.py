@@ -18,6 +18,7 @@ import typer
 
 from diffusers_multiguidance.cli import EvaluatorName, SchedulerName
 from diffusers_multiguidance.evaluation.control import TARGETS, control_figures, save_control_plot
+from diffusers_multiguidance.evaluation.evaluate import for_json
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.fidelity import class_probabilities, share_recognized
 from diffusers_multiguidance.evaluation.summary import summarize
@@ -26,11 +27,6 @@ from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
-
-
-def rounded(values: np.ndarray) -> list[float | None]:
-    """For JSON, which knows no NaN."""
-    return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
 
 def main(
@@ -70,7 +66,7 @@ def main(
         shares = [share_recognized(class_probabilities(recognizer, images)) for images in batches]
         results["share_recognized"] = float(np.mean(shares))
         results["share_recognized_by_target"] = dict(zip(map(str, TARGETS), shares, strict=True))
-    results["values"] = [rounded(row) for row in obtained]
+    results["values"] = [for_json(row) for row in obtained]
     if num_uniform:
         # One batch, so that its targets are stratified over all images.
         images = generate(loaded, num_uniform, seed, num_uniform, "uniform", target={attribute: "uniform"}, **call)
@@ -78,7 +74,7 @@ def main(
         count = int((~np.isnan(values)).sum())
         results["uniform"] = {
             **summarize(values),
-            "values": rounded(values),
+            "values": for_json(values),
             f"kld_{bins}_bins": kld_to_uniform(values, bins),
             f"kld_floor_{bins}_bins": kld_floor(count, bins),
             f"mse_{bins}_bins": mse_to_uniform(values, bins),

@@ -38,16 +38,21 @@ def test_targets(tmp_path):
     assert (tmp_path / "targets.png").stat().st_size > 0
 
 
-def test_schedulers(tmp_path):
-    rows = ["ddpm:10:120", "sde-dpmsolver++:8:60:0:0.7", "unipc:8:60"]
-    script("schedulers").main(CIRCLES, tmp_path, "position", row=rows, num_images=8)
-    content = json.loads((tmp_path / "schedulers.json").read_text())
+def test_steps(tmp_path):
+    rows = ["ddpm:10:120", "sde-dpmsolver++:8:60:0:0.6", "unipc:8:60"]
+    for _ in range(2):  # the second time nothing is sampled
+        script("ablations").steps(CIRCLES, "position", tmp_path, row=rows, num_images=8)
+    content = json.loads((tmp_path / "steps.json").read_text())
     first, second, third = content["results"]["rows"]
-    assert (first["class"], first["interval"]) == ("DDPMScheduler", [0.0, 0.7])
-    assert (second["scheduler"], second["steps"], second["scale"]) == ("sde-dpmsolver++", 8, 60)
-    assert third["standard_deviation"] != second["standard_deviation"]
+    assert (first["scheduler"], first["guidance_interval"]) == ("ddpm", [0.0, 0.7])
+    assert (second["num_inference_steps"], second["guidance_scale"]) == (8, 60)
+    assert second["guidance_interval"] == [0.0, 0.6]
+    assert third["summary"] != second["summary"]
+    assert all(0 < row["seconds_per_image"] < 60 for row in (first, second, third))
     assert content["command"].startswith("python benchmarks/")
     assert {"machine", "date", "versions"} <= set(content)
+    for picture in ("steps.png", "histograms.png", "grid.png"):
+        assert (tmp_path / picture).stat().st_size > 0
 
 
 def test_artefacts(tmp_path, monkeypatch):

@@ -143,9 +143,7 @@ def test_the_square_of_two_attributes(tmp_path):
     call = {"num_images": 9, "num_inference_steps": 4, "guidance_scale": 5.0, "training": tmp_path / "training"}
     save_images(noise(12, 1, 8), tmp_path / "training")
     places = {"second_attribute": "height", "second_evaluator": tmp_path / "height"}
-    report = evaluate(
-        tmp_path / "pipeline", tmp_path / "report", "position", tmp_path / "position", **places, **call
-    )
+    report = evaluate(tmp_path / "pipeline", tmp_path / "report", "position", tmp_path / "position", **places, **call)
     assert list(report["batches"]) == ["unguided", "guided", "uniform", "square", "sweep"]
     square = report["batches"]["square"]["square"]
     assert sum(sum(row) for row in square["images_by_cell"]) == len(report["second_values"]["square"]) == 9
@@ -184,7 +182,10 @@ def test_a_report_of_nothing_but_malformed_images(tmp_path):
         ({"num_images": 5}, "`num_images` is 5, but `samples` are images; expected it with a pipeline."),
         ({"samples": "runs/typo.npz"}, "`samples` is 'runs/typo.npz'; expected a folder of images, an .npz file, or "),
         ({"reference": "OTHER.npz"}, "`reference` holds images of shape (8, 8, 1); expected (16, 16, 1), as the "),
-        ({"second_evaluator": "circle-height"}, "`second_evaluator` is 'circle-height'; expected a `second_attribute`"),
+        (
+            {"second_evaluator": "circle-height"},
+            "`second_evaluator` is 'circle-height'; expected a `second_attribute`",
+        ),
         ({"second_attribute": "Smiling"}, "`second_attribute` is 'Smiling', as is `attribute`; expected another"),
         ({"samples": "PIPELINE", "second_attribute": "Hair"}, "`second_attribute` is 'Hair'; expected one of ['Smi"),
         ({"gap": (0.8, 0.2)}, "`gap` is 0.8 to 0.2; expected "),

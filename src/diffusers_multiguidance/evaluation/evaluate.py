@@ -161,10 +161,10 @@ def evaluate(
         "remarks": remarks,
         "evaluator": held_out,
         "batches": {batch: found[batch].figures for batch in found},
-        "values": {batch: _for_json(found[batch].values) for batch in found},
+        "values": {batch: for_json(found[batch].values) for batch in found},
         "second_values": {}
         if second_name is None
-        else {batch: _for_json(found[batch].second_values) for batch in found},
+        else {batch: for_json(found[batch].second_values) for batch in found},
         "date": date.today().isoformat(),
         "versions": {name: version(name) for name in ("diffusers-multiguidance", "torch", "torch-fidelity")},
     }
@@ -195,7 +195,7 @@ def _pipeline_of(samples: str | Path) -> str:
     return str(pipeline)
 
 
-def _for_json(values: np.ndarray) -> list[float | None]:
+def for_json(values: np.ndarray) -> list[float | None]:
     """JSON knows no NaN."""
     return [None if np.isnan(value) else round(float(value), 5) for value in values]
 
