@@ -36,7 +36,7 @@ from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.models import NoisyClassifier, NoisyClassifierSet
 from diffusers_multiguidance.utils.files import add_to_folder
 from record import save_results
-from response import respond, save_heat_maps, save_responses
+from response import respond, save_response_maps, save_responses
 
 BATCH = 64
 WARMUP = 50
@@ -204,7 +204,7 @@ def main(
     with add_to_folder(out) as folder:
         save_results(folder / "classifiers.json", results)
         save_responses(responses, folder / "response.png")
-        save_heat_maps(responses, folder / "heatmap.png")
+        save_response_maps(responses, folder / "heatmap.png")
     loaded.save_pretrained(out / "distilled")
 
 

@@ -44,7 +44,7 @@ def main(
     gap: Annotated[tuple[float, float], typer.Option(help="The values that training did not show.")] = GAP,
     target: Annotated[float, typer.Option(help="That of the samples.")] = 0.5,
     num_edited: Annotated[int, typer.Option(help="Of either end; 0 edits none.")] = 32,
-    judge: Annotated[Path | None, typer.Option(help="An evaluator that taught no classifier.")] = None,
+    other_evaluator: Annotated[Path | None, typer.Option(help="An evaluator that taught no classifier.")] = None,
 ) -> None:
     edit = MultiGuidanceEditPipeline.from_pretrained(pipeline)
     edit.set_progress_bar_config(desc="editing")
@@ -75,11 +75,13 @@ def main(
     for name, images in generated.items():
         mean, deviation = kernel_distance(extract(images), real)
         results[f"kid_to_middle_{name}"] = {"mean": mean, "standard_deviation": deviation}
-    if judge is not None:
-        opinions = {name: load_evaluator(judge)(images) for name, images in generated.items()}
-        results["judge_share_in_gap"] = {name: share_in_gap(opinion, gap) for name, opinion in opinions.items()}
+    if other_evaluator is not None:
+        opinions = {name: load_evaluator(other_evaluator)(images) for name, images in generated.items()}
+        results["other_evaluator_share_in_gap"] = {
+            name: share_in_gap(opinion, gap) for name, opinion in opinions.items()
+        }
         agreement = spearmanr(opinions["guided"], evaluate(generated["guided"]))
-        results["judge_rank_correlation"] = float(agreement.statistic)
+        results["other_evaluator_rank_correlation"] = float(agreement.statistic)
 
     if num_edited:
         results["edits"], pairs = edit_ends(edit, attribute, evaluate, held_out, values, num_edited)

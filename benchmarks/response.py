@@ -80,7 +80,7 @@ def save_responses(responses: Mapping[str, Response], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def save_heat_maps(responses: Mapping[str, Response], path: Path) -> None:
+def save_response_maps(responses: Mapping[str, Response], path: Path) -> None:
     """The probability of "right" by place, a row for each pipeline and a column for each noise level (figure 7b)."""
     figure = Figure(figsize=(2.4 * len(NOISE_LEVELS), 2.2 * len(responses)), layout="constrained")
     grid = figure.subplots(len(responses), len(NOISE_LEVELS), squeeze=False)
@@ -111,7 +111,7 @@ def main(
     with add_to_folder(out) as folder:
         save_results(folder / "response.json", results)
         save_responses(responses, folder / "response.png")
-        save_heat_maps(responses, folder / "heatmap.png")
+        save_response_maps(responses, folder / "heatmap.png")
 
 
 if __name__ == "__main__":

@@ -262,6 +262,12 @@ def test_larger_reference_images_are_cut_to_shape(places, tmp_path):
     assert report["remarks"] == ["4 images of `reference` were cut and resized to 16x16 pixels."]
 
 
+def test_grey_files_are_looked_at_by_an_evaluator_of_colour(places, tmp_path):
+    ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 3, 16).save_pretrained(tmp_path / "evaluator")
+    report = evaluate(places / "samples", tmp_path / "report", "Smiling", tmp_path / "evaluator")
+    assert report["batches"]["samples"]["summary"]["num_images"] == 20
+
+
 def test_two_reports_side_by_side(places, tmp_path):
     for name, extractor in (("a", None), ("b", "pixels")):
         gap = (0.3, 0.7) if extractor else (0.2, 0.8)

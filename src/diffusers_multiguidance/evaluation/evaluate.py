@@ -19,7 +19,7 @@ from ..utils.writable import check_writable
 from .artefacts import variance_figures
 from .batch import Evaluated, Evaluation, without_training
 from .control import TARGETS, control_figures, diversity, sliding_distance, sweep_smoothness
-from .evaluators import TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
+from .evaluators import Evaluator, TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
 from .extractors import Extractor, evaluator_extractor, load_extractor, look
 from .fidelity import class_probabilities, kernel_distance, share_recognized
 from .report import write_report
@@ -91,12 +91,16 @@ def evaluate(
     pipeline: Any = None
     taken: Any = None
     remarks: list[str] = []
+    name = str(evaluator or find_evaluator(_pipeline_of(samples), attribute))
+    find_values = load_evaluator(name)
+    # Photographs that happen to be grey are files without colour.
+    wants_color = isinstance(find_values, TrainedEvaluator) and find_values.network.config["in_channels"] == 3
     if is_pipeline(samples):
         pipeline = load_pipeline(samples, scheduler)
         target = target or {attribute: 0.5}
-        for argument, name in (("attribute", attribute), ("second_attribute", second_attribute)):
-            if name not in (*pipeline.attributes, None):
-                raise ValueError(f"`{argument}` is {name!r}; expected one of {[*pipeline.attributes]}.")
+        for argument, wanted in (("attribute", attribute), ("second_attribute", second_attribute)):
+            if wanted not in (*pipeline.attributes, None):
+                raise ValueError(f"`{argument}` is {wanted!r}; expected one of {[*pipeline.attributes]}.")
         with warnings.catch_warnings(record=True) as warned:  # of a target without a calibration
             warnings.simplefilter("always")
             pipeline.denoise(1, target, **call)  # takes no step, and refuses what can't be asked for
@@ -107,15 +111,14 @@ def evaluate(
         for argument, value in useless.items():
             if value is not None:
                 raise ValueError(f"`{argument}` is {value!r}, but `samples` are images; expected it with a pipeline.")
-        taken = read_samples(samples)
+        taken = read_samples(samples, 3 if wants_color else None)
         height, width, channels = taken.batches["samples"].shape[1:]
         size = height, width
         remarks += taken.remarks
-    name = str(evaluator or find_evaluator(_pipeline_of(samples), attribute))
     second_name = None
     if second_attribute is not None:
         second_name = str(second_evaluator or find_evaluator(_pipeline_of(samples), second_attribute))
-    evaluation, said = _prepare(name, second_name, gap, size, channels, reference, training, extractor)
+    evaluation, said = _prepare(find_values, name, second_name, gap, size, channels, reference, training, extractor)
     remarks += said
     if recognizer is not None:
         _recognize(recognizer, np.zeros((1, *size, channels), np.uint8), np.zeros(1))  # refuses what is no classifier
@@ -201,7 +204,8 @@ def for_json(values: np.ndarray) -> list[float | None]:
 
 
 def _prepare(
-    evaluator: str | Path,
+    evaluate: Evaluator,
+    evaluator: str,
     second_evaluator: str | None,
     gap: tuple[float, float],
     size: tuple[int, int],
@@ -212,7 +216,6 @@ def _prepare(
 ) -> tuple[Evaluation, list[str]]:
     """What the images are evaluated by, and sentences on what was left out of it."""
     remarks: list[str] = []
-    evaluate = load_evaluator(evaluator)
     check_evaluator(evaluate, size, channels)
     evaluate_second = None
     if second_evaluator is not None:

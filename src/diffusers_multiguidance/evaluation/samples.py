@@ -48,8 +48,11 @@ def is_pipeline(samples: str | Path) -> bool:
     return (path / "model_index.json").is_file() or may_be_id
 
 
-def read_samples(samples: str | Path) -> Samples:
+def read_samples(samples: str | Path, channels: int | None = None) -> Samples:
     """Images of an `.npz`, of the folder that `multiguidance sample` wrote, or of any folder of images.
+
+    Args:
+        channels: see `load_pixels`.
 
     Raises:
         ValueError: where there are none, or of different sizes.
@@ -62,7 +65,7 @@ def read_samples(samples: str | Path) -> Samples:
         )
     record = read_record(path)
     asked = {name: record[name] for name in RECORDED if name in record}
-    images, remarks = load_pixels(path, "samples")
+    images, remarks = load_pixels(path, "samples", channels=channels)
     return Samples({"samples": images}, asked=asked, remarks=remarks)
 
 
