@@ -142,7 +142,8 @@ def steps(
         found = evaluation(images, name)
         values[name] = found.values
         shown.append(images[:16])
-        rows.append({"scheduler": scheduler, **call, "seconds_per_image": seconds, **without_ratios(found.figures)})
+        how = {"pipeline": pipeline.name, "scheduler": scheduler, **call, "seconds_per_image": seconds}
+        rows.append({**how, **without_ratios(found.figures)})
         print(name, rows[-1])
     results: dict[str, Any] = {"num_images": num_images, "target": target, "extractor": name_of(evaluation)}
     with add_to_folder(out) as folder:

@@ -28,7 +28,8 @@ EvaluatorName = Annotated[
     str | None,
     typer.Option(
         "--evaluator",
-        help="circle-position, circle-height, stroke-thickness or the folder of one; the pipeline's own unless given.",
+        help="circle-position, circle-height, stroke-thickness, object-size or the folder of one; the pipeline's own "
+        "unless given.",
     ),
 ]
 SchedulerName = Annotated[

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from diffusers_multiguidance.data.circles import position, render_circle
+from diffusers_multiguidance.data.objects import objects
 from diffusers_multiguidance.evaluation.control import TARGETS, control_figures
-from diffusers_multiguidance.evaluation.evaluators import CirclePosition, StrokeThickness
+from diffusers_multiguidance.evaluation.evaluators import CirclePosition, ObjectSize, StrokeThickness
 from diffusers_multiguidance.evaluation.summary import summarize
 from diffusers_multiguidance.evaluation.uniformity import (
     histogram,
@@ -108,3 +109,18 @@ def test_malformed_images_are_not_near_their_target():
     assert figures["share_near_at_worst_target"] == 0.5
     assert figures["share_malformed"] == pytest.approx(2 / 36, abs=1e-4)
     assert figures["mean_absolute_error"] == pytest.approx(0.1 / 34, abs=1e-4)
+
+
+def test_size_of_the_one_object():
+    dataset, _ = objects(60, 32, seed=3)
+    images, sizes = np.stack([np.asarray(image) for image in dataset["image"]]), np.array(dataset["factor_size"])
+    values = ObjectSize()(images)
+    assert np.abs(values - sizes).mean() < 0.04
+    assert np.corrcoef(values, sizes)[0, 1] > 0.98
+    np.testing.assert_allclose(ObjectSize()(images[:, :, ::-1]), values, atol=0.05)
+    ground = np.broadcast_to(np.linspace(60, 120, 32).astype(np.uint8)[:, None, None], (32, 32, 1)).copy()
+    assert np.isnan(ObjectSize()(ground[None]))
+    ground[4:12, 4:12] = 250
+    assert ObjectSize()(ground[None]) == pytest.approx((8 / 32 - 0.2) / 0.55)
+    ground[20:26, 20:26] = 250
+    assert np.isnan(ObjectSize()(ground[None])), "of two"

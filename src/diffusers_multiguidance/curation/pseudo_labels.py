@@ -80,7 +80,7 @@ class GenerateSettings(Settings):
     attributes: list[str] = flag(help="One or two, spread evenly over their range.")
     evaluators: list[str] | None = flag(
         None,
-        "One for each attribute: circle-position, circle-height, stroke-thickness, the folder of a trained one, or "
+        "One for each attribute: circle-position, circle-height, stroke-thickness, object-size, the folder of one, or "
         "neighbours, which uses none. Unless given those of the pipeline.",
     )
     extremes: Path = flag(help="Folder that build_dataset.py wrote, or this script, for a second round.")

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_closing, binary_fill_holes
 from skimage.data import coins as coins_photograph
 from skimage.filters import gaussian, sobel
 from skimage.measure import label, regionprops
@@ -117,6 +117,38 @@ def _ground(rng: np.random.Generator, side: int) -> PILImage.Image:
     rows, columns = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     slope = np.cos(angle) * columns + np.sin(angle) * rows
     return PILImage.fromarray(np.clip(np.rint(color + drift * slope[..., None]), 0, 255).astype(np.uint8))
+
+
+def object_size(image: np.ndarray) -> float:
+    """Size of the one object on a plain or softly shaded ground, as `paste` has it.
+
+    The object is what differs from the plane that fits most of the pixels; its bounding box tells its longest side.
+
+    Args:
+        image: (H, W, 1 or 3) uint8.
+
+    Returns:
+        In [0, 1]; NaN for no object or for several.
+    """
+    height, width = image.shape[:2]
+    pixels = image.reshape(height * width, -1).astype(np.float64)
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    plane = np.stack([np.ones(height * width), rows.ravel(), columns.ravel()])
+    weights = np.ones(height * width)
+    for _ in range(15):  # of reweighting, which leads from the least squares to the least absolute differences
+        fit = np.linalg.solve(plane * weights @ plane.T, plane * weights @ pixels)
+        difference = np.abs(pixels - plane.T @ fit).max(axis=1)
+        weights = 1 / np.maximum(difference, 1)
+    seen = np.pad(difference.reshape(height, width) > 16, 1)  # of 255
+    labels = label(binary_fill_holes(binary_closing(seen)), connectivity=2)
+    regions = sorted(regionprops(labels), key=lambda region: region.area)
+    if not regions or regions[-1].area < 0.01 * len(weights):
+        return float("nan")
+    if sum(region.area for region in regions[:-1]) > 0.15 * regions[-1].area:
+        return float("nan")
+    top, left, bottom, right = regions[-1].bbox
+    share = max((bottom - top) / height, (right - left) / width)
+    return float(np.clip((share - SIZES[0]) / (SIZES[1] - SIZES[0]), 0, 1))
 
 
 def _rows(

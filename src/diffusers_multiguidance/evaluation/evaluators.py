@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from ..data.circles import RADIUS, position
 from ..data.digits import stroke_thickness, thickness_factor
+from ..data.objects import object_size
 from ..models.evaluator import ImageClassifier
 
 Evaluator = Callable[[np.ndarray], np.ndarray]
@@ -66,6 +67,14 @@ class StrokeThickness:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.array([thickness_factor(stroke_thickness(image)) for image in to_grey(images)])
+
+
+class ObjectSize:
+    """Size of the one object on a shaded ground (paper, appendix K), see `object_size`; NaN for none or several."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        check_images(images)
+        return np.array([object_size(image) for image in images])
 
 
 class TrainedEvaluator:
@@ -141,6 +150,7 @@ EVALUATORS: dict[str, Callable[[], Evaluator]] = {
     "circle-position": CirclePosition,
     "circle-height": partial(CirclePosition, vertical=True),
     "stroke-thickness": StrokeThickness,
+    "object-size": ObjectSize,
 }
 
 
