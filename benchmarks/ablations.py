@@ -11,8 +11,19 @@
 
 `guidance-scale` guides a committed pipeline with lambda on either class; `steps` with other schedulers, each at steps
 and a scale of its own; `training-size` trains a recipe's denoiser and classifiers anew on a part of its training set.
-All write a JSON with a row for each value, plots, and for each
-row a grid and the images, so that a run that was cut off goes on where it is called in the same way.
+All write a JSON with a row for each value, plots, and for each row a grid and the images, so that a run that was cut
+off goes on where it is called in the same way.
+
+The paper's own, for GPUs, by CelebA's recipe and Inception; we did not run these:
+
+    python benchmarks/ablations.py guidance-scale runs/paper_celeba_smile/classifiers/pipeline --attribute Smiling \\
+        --evaluator "openai/clip-vit-base-patch32:a neutral face:a smiling face" --extractor inception-v3-compat \\
+        --reference runs/CelebA/img_align_celeba --training runs/paper_celeba_smile/data --num-images 10000 \\
+        --out runs/benchmarks/guidance-scale-celeba
+    python benchmarks/ablations.py training-size training/recipes/paper_celeba_smile.yaml --attribute Smiling \\
+        --evaluator "openai/clip-vit-base-patch32:a neutral face:a smiling face" --extractor inception-v3-compat \\
+        --reference runs/CelebA/img_align_celeba --size 60000 --size 30000 --size 10000 --size 5000 \\
+        --max-train-steps 250000 --num-images 10000 --out runs/benchmarks/training-size-celeba
 """
 
 from __future__ import annotations
@@ -82,7 +93,10 @@ def guidance_scale(
     """Guide with lambda on either class of a committed pipeline (paper, figure S13 and table S2)."""
     loaded = load_pipeline(pipeline, scheduler)
     evaluation = prepare(loaded, evaluator or find_evaluator(pipeline, attribute), gap, extractor, reference, training)
-    go_on(out, {"pipeline": pipeline, "scheduler": scheduler, "num_images": num_images, "seed": seed})
+    go_on(
+        out,
+        {"pipeline": pipeline, "attribute": attribute, "scheduler": scheduler, "num_images": num_images, "seed": seed},
+    )
     rows: dict[str, Any] = {"unguided": {}}
     rows |= {f"{value:g}": {"guidance_weights": both_classes(loaded, attribute, value)} for value in weight}
     values = {}
@@ -126,9 +140,13 @@ def steps(
     loaded = load_pipeline(pipeline)
     own, interval = loaded.scheduler, loaded.resolve_call()["guidance_interval"]
     evaluation = prepare(loaded, evaluator or find_evaluator(pipeline, attribute), gap, extractor, reference, training)
-    go_on(out, {"pipeline": pipeline, "target": target, "num_images": num_images, "seed": seed})
+    go_on(
+        out, {"pipeline": pipeline, "attribute": attribute, "target": target, "num_images": num_images, "seed": seed}
+    )
     rows, values, shown = [], {}, []
     for name in row:
+        if name.count(":") not in (2, 4):
+            raise ValueError(f"`row` is {name!r}; expected SCHEDULER:STEPS:SCALE or SCHEDULER:STEPS:SCALE:START:END.")
         scheduler, num_steps, scale, *guided = name.split(":")
         loaded.scheduler = create_scheduler(scheduler, own)
         call: dict[str, Any] = {
@@ -175,7 +193,13 @@ def training_size(
     whole = load_from_disk(read_section(recipe, "train_unet")["train_data_dir"]).shuffle(seed=seed)
     if len(whole) < max(size) + (reference is None):
         raise ValueError(f"`size` is {max(size)}, and the training set has {len(whole)}; expected fewer than that.")
-    settings = {"recipe": recipe, "max_train_steps": max_train_steps, "num_images": num_images, "seed": seed}
+    settings = {
+        "recipe": recipe,
+        "attribute": attribute,
+        "max_train_steps": max_train_steps,
+        "num_images": num_images,
+        "seed": seed,
+    }
     go_on(out, {**settings, "largest size": max(size)})
     if reference is None:
         reference = out / "held-out"

@@ -5,7 +5,7 @@
 Counts the cells of a 10 x 10 grid that hold an image, as `multiguidance evaluate --second-attribute` does, but samples
 nothing else. A single four-class classifier of the corners (paper, section 6)
 aims by shares of its classes: give `--corner` and the attributes that its corners are made of, the first one changing
-slower. Writes `square.json`, `square.png` (a heat map) and `grid.png` (an image for each cell, if there is).
+slower. Writes `square.json`, `heat_map.png` and `cells.png` (an image for each cell, if there is).
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def main(
     }
     with add_to_folder(out) as folder:
         save_results(folder / "square.json", results)
-        save_heat_maps({"uniform": values}, attributes, folder / "square.png")
-        image_grid(to_pil(by_cell(images, values)), columns=CELLS).save(folder / "grid.png")
+        save_heat_maps({"uniform": values}, attributes, folder / "heat_map.png")
+        image_grid(to_pil(by_cell(images, values)), columns=CELLS).save(folder / "cells.png")
 
 
 if __name__ == "__main__":

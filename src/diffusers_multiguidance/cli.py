@@ -193,7 +193,7 @@ def evaluate(
     second_attribute: Annotated[
         str | None, typer.Option(help="Another, for the square of both: heat maps, and how much is covered.")
     ] = None,
-    second_evaluator: Annotated[str | None, typer.Option(help="Its; the pipeline's own unless given.")] = None,
+    second_evaluator: Annotated[str | None, typer.Option(help="Of that; the pipeline's own unless given.")] = None,
     gap: Annotated[tuple[float, float], typer.Option(help="The values that training did not show.")] = (0.2, 0.8),
     reference: Annotated[str | None, typer.Option(help="Real images, a folder or data set, for quality.")] = None,
     training: Annotated[str | None, typer.Option(help="The training images, for memorisation.")] = None,
@@ -335,7 +335,15 @@ def publish(
 
 def parse_targets(words: list[str] | None) -> dict[str, Target] | None:
     """["Smiling=0.5"] as targets by attribute; None for none."""
-    return dict(parse_target(word) for word in words) if words else None
+    if not words:
+        return None
+    targets: dict[str, Target] = {}
+    for word in words:
+        attribute, target = parse_target(word)
+        if attribute in targets:
+            raise ValueError(f"`--target` names {attribute!r} twice; expected each attribute once.")
+        targets[attribute] = target
+    return targets
 
 
 def parse_target(word: str) -> tuple[str, Target]:

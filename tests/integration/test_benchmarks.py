@@ -42,6 +42,8 @@ def test_steps(tmp_path):
     rows = ["ddpm:10:120", "sde-dpmsolver++:8:60:0:0.6", "unipc:8:60"]
     for _ in range(2):  # the second time nothing is sampled
         script("ablations").steps(CIRCLES, "position", tmp_path, row=rows, num_images=8)
+    with pytest.raises(ValueError, match="`row` is 'ddpm:4'; expected SCHEDULER:STEPS:SCALE or"):
+        script("ablations").steps(CIRCLES, "position", tmp_path, row=["ddpm:4"], num_images=8)
     content = json.loads((tmp_path / "steps.json").read_text())
     first, second, third = content["results"]["rows"]
     assert (first["scheduler"], first["guidance_interval"]) == ("ddpm", [0.0, 0.7])

@@ -133,6 +133,10 @@ def test_another_scheduler_takes_its_own_scale_or_asks_for_one(tmp_path):
         (["sample", "TINY", "--seed", -1], "`seed` is -1; expected"),
         (["sample", "TINY", "--target", "Smiling"], "`--target` is 'Smiling'; expected"),
         (["sample", "TINY", "--target", "Smiling=much"], "`--target` is 'Smiling=much'; expected"),
+        (
+            ["sample", "TINY", "--target", "Smiling=0.3", "--target", "Smiling=0.7"],
+            "`--target` names 'Smiling' twice; expected each attribute once.",
+        ),
         (["sample", "TINY", "--target", "Smiling=2"], "`target` for 'Smiling' is 2.0; expected"),
         (["sample", "TINY", "--target", "Age=0.5"], "`target` names attribute 'Age'; expected"),
         (["sample", "TINY", "--guidance-scale", -3, "--target", "Smiling=0.5"], "`guidance_scale` is -3.0; expected"),

@@ -30,8 +30,10 @@ def test_windows_without_steps_are_refused():
 
 
 def test_how_well_the_variance_tells_malformed_images():
-    variances, nan = np.array([0.1, 0.4, 0.2, 0.3]), np.nan
-    figures = variance_figures(variances, np.array([0.5, nan, 0.5, 0.5]))
-    assert figures == {"median_variance": pytest.approx(0.25), "highest_variance": 0.4, "area_under_roc": 1.0}
-    assert variance_figures(variances, np.array([0.5, 0.5, nan, 0.5]))["area_under_roc"] == pytest.approx(1 / 3)
-    assert variance_figures(variances, np.full(4, 0.5))["area_under_roc"] is None
+    variances, values = np.arange(40.0), np.full(40, 0.5)
+    values[30:] = np.nan
+    figures = variance_figures(variances, values)
+    assert figures == {"median_variance": 19.5, "highest_variance": 39.0, "area_under_roc": 1.0}
+    assert variance_figures(-variances, values)["area_under_roc"] == 0.0
+    values[30] = 0.5
+    assert variance_figures(variances, values)["area_under_roc"] is None, "of nine malformed images"

@@ -76,7 +76,7 @@ def test_diversity_is_the_entropy_of_what_occurs():
     assert figures["by_value"] == pytest.approx({"0.3": np.log(4), "0.7": 0}, abs=1e-9)
     assert figures["mean"] == pytest.approx(np.log(4) / 2)
     assert figures["share_of_maximum"] == pytest.approx(0.5)
-    assert figures["left_out"] == {"0.9": "9 images within 0.1; expected 50."}
+    assert figures["left_out"] == {"0.9": "9 images within 0.1; expected 30."}
 
 
 def test_smoothness_is_one_for_even_steps():

@@ -122,7 +122,7 @@ def test_a_pipeline_is_sampled_in_every_way(places, tmp_path):
     assert len(control["mean_by_target"]) == len(TARGETS)
     assert len(report["values"]["sweep"]) == 2 * len(TARGETS)
     assert control["smoothness"]["pixels"] >= 1
-    assert control["sliding_kid"]["mean"] is None, "of so few images"
+    assert report["batches"]["guided"]["quality"]["sliding_kid"]["mean"] is None, "of so few images"
     assert 0 <= report["batches"]["guided"]["recognized"]["share"] <= 1
     pictures = {path.stem for path in (tmp_path / "report").glob("*.png")}
     assert pictures >= {"unguided", "guided", "uniform", "sweep", "control", "histogram"}
@@ -130,7 +130,7 @@ def test_a_pipeline_is_sampled_in_every_way(places, tmp_path):
     assert "its target means a target probability" in report["remarks"][0]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "of the unguided ones" in page
-    assert "artefacts" not in report["batches"]["guided"], "of two steps"
+    assert "signs" not in report["batches"]["guided"], "of two steps"
     assert "What may have gone wrong" not in page
 
 
@@ -148,12 +148,15 @@ def test_the_square_of_two_attributes(tmp_path):
     square = report["batches"]["square"]["square"]
     assert sum(sum(row) for row in square["images_by_cell"]) == len(report["second_values"]["square"]) == 9
     assert 1 <= square["cells_with_an_image"] <= 9
-    assert report["batches"]["guided"]["artefacts"]["highest_variance"] > 0
+    assert report["batches"]["guided"]["signs"]["highest_variance"] > 0
+    for name in ("position", "height"):
+        assert any(f"'{name}' has no calibration" in remark for remark in report["remarks"])
+    assert square["cells_by_chance"] == pytest.approx(100 * (1 - 0.99**9))
     page = (tmp_path / "report" / "report.html").read_text()
     assert "What may have gone wrong" in page
     assert "cells with an image" in page
     shown = {path.stem for path in (tmp_path / "report").glob("*.png")}
-    assert shown >= {"heat_map", "cells", "square", "suspects_guided"}
+    assert shown >= {"heat_map", "cells", "square", "signs_guided"}
     assert Image.open(tmp_path / "report" / "cells.png").size == (10 * 17 + 1, 10 * 17 + 1)
 
 
@@ -186,6 +189,17 @@ def test_a_report_of_nothing_but_malformed_images(tmp_path):
             {"second_evaluator": "circle-height"},
             "`second_evaluator` is 'circle-height'; expected a `second_attribute`",
         ),
+        (
+            {"second_attribute": "Hair", "second_evaluator": "nonsense"},
+            "`second_evaluator` is 'nonsense'; expected one of",
+        ),
+        ({"second_attribute": "Hair"}, "`second_evaluator` is missing, and no sample.json lies beside "),
+        ({"samples": "sampls", "evaluator": None}, "`samples` is 'sampls'; expected a folder of images, an .npz"),
+        (
+            {"samples": "THREE", "attribute": "corner"},
+            "`attribute` 'corner' has the classes ['a', 'b', 'c']; expected",
+        ),
+        ({"samples": "PIPELINE", "evaluator": None}, "`attribute` is 'Smiling', for which "),
         ({"second_attribute": "Smiling"}, "`second_attribute` is 'Smiling', as is `attribute`; expected another"),
         ({"samples": "PIPELINE", "second_attribute": "Hair"}, "`second_attribute` is 'Hair'; expected one of ['Smi"),
         ({"gap": (0.8, 0.2)}, "`gap` is 0.8 to 0.2; expected "),
@@ -201,6 +215,7 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(places, tmp_path, cal
     Image.new("L", (12, 10)).save(tmp_path / "MIXED" / "1.png")
     save_images(noise(1, 1, 8), tmp_path / "SMALL")
     tiny_pipeline().save_pretrained(tmp_path / "PIPELINE")
+    tiny_pipeline(attributes={"corner": ["a", "b", "c"]}).save_pretrained(tmp_path / "THREE")
     ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 3, 8).save_pretrained(tmp_path / "OTHER")
     ImageClassifier("test_resnet", "Smiling", None, 1, 16).save_pretrained(tmp_path / "NUMBER")
     np.savez(tmp_path / "OTHER.npz", noise(4, 1, 8))
@@ -264,8 +279,13 @@ def test_larger_reference_images_are_cut_to_shape(places, tmp_path):
 
 def test_grey_files_are_looked_at_by_an_evaluator_of_colour(places, tmp_path):
     ImageClassifier("test_resnet", "Smiling", ["no", "yes"], 3, 16).save_pretrained(tmp_path / "evaluator")
-    report = evaluate(places / "samples", tmp_path / "report", "Smiling", tmp_path / "evaluator")
-    assert report["batches"]["samples"]["summary"]["num_images"] == 20
+    np.savez(tmp_path / "grey.npz", noise(20, 1))
+    for samples in (places / "samples", tmp_path / "grey.npz"):
+        report = evaluate(samples, tmp_path / "report", "Smiling", tmp_path / "evaluator")
+        assert report["batches"]["samples"]["summary"]["num_images"] == 20
+    second = {"second_attribute": "Hair", "second_evaluator": tmp_path / "evaluator"}
+    report = evaluate(places / "samples", tmp_path / "report", "position", "circle-position", **second)
+    assert len(report["second_values"]["samples"]) == 20
 
 
 def test_two_reports_side_by_side(places, tmp_path):

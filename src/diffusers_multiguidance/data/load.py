@@ -112,7 +112,7 @@ def load_pixels(
         name: of the argument, for errors.
         size: height and width to which larger images are cut and resized, see `fit_image`; None for those of the
             images, which have to be alike. An `.npz` has to have that size.
-        channels: 1 or 3; None for grey where all images are grey.
+        channels: 1 or 3, as which grey images are taken, too; None for grey where all images are grey.
 
     Raises:
         ValueError: for a source without usable images, for images of two sizes, or smaller than `size`.
@@ -121,6 +121,8 @@ def load_pixels(
     if arrays.suffix == ".npz" and arrays.is_file():
         stored = read_npz(arrays)
         height, width = size or stored.shape[1:3]
+        if channels == 3 and stored.shape[3] == 1:
+            stored = stored.repeat(3, axis=3)
         if stored.shape[1:] != (height, width, channels or stored.shape[3]):
             raise ValueError(
                 f"`{name}` holds images of shape {stored.shape[1:]}; expected {(height, width, channels)}, as the "

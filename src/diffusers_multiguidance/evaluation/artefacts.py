@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+FEWEST_OF_EITHER = 10
+
 
 class TrajectoryVariance:
     """How much the predicted clean image still moves late in sampling, by image (Aithal et al. 2024, section 5).
@@ -63,11 +65,12 @@ def variance_figures(variances: np.ndarray, values: np.ndarray) -> dict[str, flo
         values: (N,), NaN where malformed.
 
     Returns:
-        `area_under_roc` is 1 where every malformed image has a higher variance than every whole one, 0.5 by chance,
-        and None where all images are one or the other.
+        `area_under_roc` is 1 where every malformed image has a higher variance than every whole one, and 0.5 by
+        chance; None where fewer than 10 images are malformed or whole, of which it could say about anything.
     """
     malformed = np.isnan(values)
-    told = float(roc_auc_score(malformed, variances)) if 0 < malformed.sum() < len(values) else None
+    is_told = min(malformed.sum(), (~malformed).sum()) >= FEWEST_OF_EITHER
+    told = float(roc_auc_score(malformed, variances)) if is_told else None
     return {
         "median_variance": float(np.median(variances)),
         "highest_variance": float(variances.max()),

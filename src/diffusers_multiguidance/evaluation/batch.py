@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from .control import sliding_distance
 from .evaluators import Evaluator
 from .extractors import Extractor, load_extractor, look
-from .fidelity import quality
+from .fidelity import kernel_distance, quality
 from .heat_map import square_figures
 from .intervals import confidence_intervals
 from .memorization import TrainingImages, memorization
@@ -25,7 +27,8 @@ class Evaluated:
         images: (N, H, W, C) uint8.
         values: (N,), NaN where malformed.
         figures: "summary" of the values, and "intervals" of it; with a reference "quality" against "all" of it and
-            the "middle"; with training images, too, "memorization"; with a second evaluator "square".
+            the "middle", and "sliding_kid" by value; with training images, too, "memorization"; with a second
+            evaluator "square".
         second_values: (N,), by the second evaluator.
         variances: (N,), see `artefacts.TrajectoryVariance`.
         distances, nearest: (N,) to the nearest training images, and their numbers; None without those.
@@ -98,6 +101,7 @@ class Evaluation:
             found.figures["quality"] = {
                 "all": quality(features, self.real),
                 "middle": quality(features, self.real[self.middle]),
+                "sliding_kid": sliding_distance(features, values, self.real, self.real_values, _kid),
             }
         if self.training is not None:
             found.distances, found.nearest = self.training.nearest(images, self._embedded(features))
@@ -112,6 +116,10 @@ class Evaluation:
     def _embedded(self, features: Any) -> Any:
         """The features, where the distance to training is told by them, too."""
         return features if self.embed is self.extract else None
+
+
+def _kid(generated: torch.Tensor, real: torch.Tensor) -> float:
+    return kernel_distance(generated, real)[0]
 
 
 def without_training(reference: np.ndarray, training: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ def compare(reports: Sequence[str | Path], out: str | Path | None = None) -> tup
         report = read_report(folder)
         for batch, found in batches_of(report).items():
             column = f"{name}, {batch}"
-            asked = {key: report["asked"].get(key) for key in DEPENDENT}
+            asked = {key: _place(report["asked"].get(key)) for key in DEPENDENT}
             columns[column] = {"report": str(folder), "batch": batch, **asked, "attribute": report["attribute"]}
             figures[column] = found
     rows = table(figures)
@@ -95,6 +95,11 @@ def read_report(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"`{path}` can't be read ({error}); expected what `multiguidance evaluate` writes."
         ) from error
+
+
+def _place(asked: Any) -> Any:
+    """Where it is a folder or a file, the same however it was named."""
+    return str(Path(asked).resolve()) if isinstance(asked, str) and Path(asked).exists() else asked
 
 
 def _names(reports: Sequence[str | Path]) -> list[str]:

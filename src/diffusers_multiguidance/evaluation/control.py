@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 TARGETS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 NEAR = 0.05
 RADIUS = 0.1  # of a window of values
+MIN_IMAGES = 30  # of a window
 
 
 def control_figures(values: np.ndarray, targets: np.ndarray = TARGETS) -> dict[str, Any]:
@@ -86,13 +87,14 @@ def sliding_distance(
     distance: Callable[[torch.Tensor, torch.Tensor], float],
     centres: np.ndarray = TARGETS,
     radius: float = RADIUS,
-    min_images: int = 50,
+    min_images: int = MIN_IMAGES,
 ) -> dict[str, Any]:
-    """Sliding FID or KID: the distance among images with values within a window, averaged over the windows.
+    """Sliding FID or KID (CcGAN): the distance among images with values within a window, averaged over the windows.
 
     Args:
         generated: (N, F) features.
-        values: (N,), the targets that were asked for, as CcGAN and CCDM have it, or the values; NaN is in no window.
+        values: (N,), the targets that were asked for or the values; NaN is in no window. No two images may come from
+            one noise, or those of a window would be too much alike.
         real: (M, F) features of real images.
         real_values: (M,) of them.
         distance: `fidelity.frechet_distance`, or for KID `lambda *both: fidelity.kernel_distance(*both)[0]`.
@@ -129,7 +131,7 @@ def diversity(
     values: np.ndarray,
     centres: np.ndarray = TARGETS,
     radius: float = RADIUS,
-    min_images: int = 50,
+    min_images: int = MIN_IMAGES,
 ) -> dict[str, Any]:
     """Entropy in nats of the classes of what should vary, among images with values within a window, over the windows.
 

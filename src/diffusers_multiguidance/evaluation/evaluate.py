@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +19,13 @@ from ..utils.files import WRITTEN
 from ..utils.writable import check_writable
 from .artefacts import variance_figures
 from .batch import Evaluated, Evaluation, without_training
-from .control import TARGETS, control_figures, diversity, sliding_distance, sweep_smoothness
-from .evaluators import Evaluator, TrainedEvaluator, check_evaluator, find_evaluator, load_evaluator
-from .extractors import Extractor, evaluator_extractor, load_extractor, look
-from .fidelity import class_probabilities, kernel_distance, share_recognized
+from .control import control_figures, diversity, sweep_smoothness
+from .evaluators import check_evaluator
+from .extractors import look
+from .fidelity import class_probabilities, share_recognized
+from .instruments import Instruments, load_instruments
 from .report import write_report
-from .samples import is_pipeline, read_record, read_samples, sample_pipeline
+from .samples import batch_targets, check_samples, is_pipeline, read_samples, sample_pipeline
 from .uniformity import GAP
 
 
@@ -74,13 +76,7 @@ def evaluate(
     Raises:
         ValueError: before anything is sampled, for what can't be read, written or compared.
     """
-    check_writable(out, "--out")
-    for argument, place in (("samples", samples), ("reference", reference), ("training", training)):
-        _check_apart(Path(out), argument, place)
-    if (Path(out) / WRITTEN).is_file() and not (Path(out) / "report.json").is_file():
-        raise ValueError(
-            f"`out` is {str(out)!r}, which another command wrote; expected a folder for the report alone."
-        )
+    _check_places(samples, out, reference, training)
     if not 0 <= gap[0] < gap[1] <= 1:
         raise ValueError(f"`gap` is {gap[0]:g} to {gap[1]:g}; expected two values in order, from 0 to 1.")
     if second_evaluator is not None and second_attribute is None:
@@ -91,58 +87,46 @@ def evaluate(
     pipeline: Any = None
     taken: Any = None
     remarks: list[str] = []
-    name = str(evaluator or find_evaluator(_pipeline_of(samples), attribute))
-    find_values = load_evaluator(name)
-    # Photographs that happen to be grey are files without colour.
-    wants_color = isinstance(find_values, TrainedEvaluator) and find_values.network.config["in_channels"] == 3
+    targets = batch_targets(attribute, second_attribute, target or {attribute: 0.5})
     if is_pipeline(samples):
         pipeline = load_pipeline(samples, scheduler)
-        target = target or {attribute: 0.5}
         for argument, wanted in (("attribute", attribute), ("second_attribute", second_attribute)):
             if wanted not in (*pipeline.attributes, None):
                 raise ValueError(f"`{argument}` is {wanted!r}; expected one of {[*pipeline.attributes]}.")
-        with warnings.catch_warnings(record=True) as warned:  # of a target without a calibration
-            warnings.simplefilter("always")
-            pipeline.denoise(1, target, **call)  # takes no step, and refuses what can't be asked for
-        remarks += [str(warning.message) for warning in warned if warning.category is UserWarning]  # ours
+            if wanted is not None and len(pipeline.attributes[wanted]) != 2:
+                raise ValueError(
+                    f"`{argument}` {wanted!r} has the classes {pipeline.attributes[wanted]}; expected one of two."
+                )
+        remarks += _refuse_and_remark(pipeline, [*targets.values(), {attribute: 0.5}], call)
+    instruments = load_instruments(samples, attribute, evaluator, second_attribute, second_evaluator, extractor)
+    if pipeline is not None:
         size, channels = pipeline.image_size, pipeline.channels
     else:
         useless = {"target": target, "scheduler": scheduler, **call, "num_images": num_images, "seed": seed}
         for argument, value in useless.items():
             if value is not None:
                 raise ValueError(f"`{argument}` is {value!r}, but `samples` are images; expected it with a pipeline.")
-        taken = read_samples(samples, 3 if wants_color else None)
+        taken = read_samples(samples, instruments.channels)
         height, width, channels = taken.batches["samples"].shape[1:]
         size = height, width
         remarks += taken.remarks
-    second_name = None
-    if second_attribute is not None:
-        second_name = str(second_evaluator or find_evaluator(_pipeline_of(samples), second_attribute))
-    evaluation, said = _prepare(find_values, name, second_name, gap, size, channels, reference, training, extractor)
+    evaluation, said = _prepare(instruments, gap, size, channels, reference, training)
     remarks += said
     if recognizer is not None:
         _recognize(recognizer, np.zeros((1, *size, channels), np.uint8), np.zeros(1))  # refuses what is no classifier
-    held_out = _held_out_figures(name)
+    held_out = _held_out_figures(instruments.evaluator)
     if taken is None:
-        taken = sample_pipeline(
-            pipeline,
-            attribute,
-            200 if num_images is None else num_images,
-            target or {},
-            seed or 0,
-            second_attribute=second_attribute,
-            **call,
-        )
+        count = 200 if num_images is None else num_images
+        taken = sample_pipeline(pipeline, attribute, count, targets, seed or 0, **call)
     found = {batch: evaluation(images, batch) for batch, images in taken.batches.items()}
-    if taken.sweep is not None:
-        found["sweep"] = _evaluate_sweep(taken.sweep, evaluation)
     for batch_name, batch in found.items():
         if recognizer is not None:
-            figures = batch.figures["control"] if batch_name == "sweep" else batch.figures
-            figures["recognized"] = _recognize(recognizer, batch.images, batch.values)
+            batch.figures["recognized"] = _recognize(recognizer, batch.images, batch.values)
         if batch_name in taken.variances:
             batch.variances = taken.variances[batch_name]
-            batch.figures["artefacts"] = variance_figures(batch.variances, batch.values)
+            batch.figures["signs"] = variance_figures(batch.variances, batch.values)
+    if taken.sweep is not None:
+        found["sweep"] = _evaluate_sweep(taken.sweep, evaluation)
     report = {
         "samples": str(samples),
         "attribute": attribute,
@@ -150,8 +134,8 @@ def evaluate(
         "asked": {
             **taken.asked,
             "gap": list(gap),
-            "evaluator": name,
-            "second_evaluator": second_name,
+            "evaluator": instruments.evaluator,
+            "second_evaluator": instruments.second_evaluator,
             "extractor": evaluation.extract.name if evaluation.extract else None,
             "embedding": evaluation.embed.name,
             "reference": None if reference is None else str(reference),
@@ -163,16 +147,30 @@ def evaluate(
         "num_training": None if evaluation.training is None else len(evaluation.training.images),
         "remarks": remarks,
         "evaluator": held_out,
-        "batches": {batch: found[batch].figures for batch in found},
-        "values": {batch: for_json(found[batch].values) for batch in found},
-        "second_values": {}
-        if second_name is None
-        else {batch: for_json(found[batch].second_values) for batch in found},
+        "batches": {name: batch.figures for name, batch in found.items()},
+        "values": {name: for_json(batch.values) for name, batch in found.items()},
+        "second_values": {
+            name: for_json(batch.second_values) for name, batch in found.items() if batch.second_values is not None
+        },
         "date": date.today().isoformat(),
         "versions": {name: version(name) for name in ("diffusers-multiguidance", "torch", "torch-fidelity")},
     }
     write_report(report, found, evaluation, Path(out))
     return report
+
+
+def _check_places(
+    samples: str | Path, out: str | Path, reference: str | Path | None, training: str | Path | None
+) -> None:
+    """Raise `ValueError` for places that are not there, can't be written or hold what a report would overwrite."""
+    check_writable(out, "--out")
+    check_samples(samples)
+    for argument, place in (("samples", samples), ("reference", reference), ("training", training)):
+        _check_apart(Path(out), argument, place)
+    if (Path(out) / WRITTEN).is_file() and not (Path(out) / "report.json").is_file():
+        raise ValueError(
+            f"`out` is {str(out)!r}, which another command wrote; expected a folder for the report alone."
+        )
 
 
 def _check_apart(out: Path, argument: str, place: str | Path | None) -> None:
@@ -185,43 +183,37 @@ def _check_apart(out: Path, argument: str, place: str | Path | None) -> None:
         raise ValueError(f"`out` is {str(out)!r}, which is or lies in `{argument}`; expected a folder apart from it.")
 
 
-def _pipeline_of(samples: str | Path) -> str:
-    """The pipeline whose evaluator may be taken."""
-    if is_pipeline(samples):
-        return str(samples)
-    pipeline = read_record(samples).get("pipeline")
-    if pipeline is None:
-        raise ValueError(
-            f"`evaluator` is missing, and no sample.json lies beside the images of {str(samples)!r} to name a "
-            "pipeline; expected `--evaluator`."
-        )
-    return str(pipeline)
-
-
 def for_json(values: np.ndarray) -> list[float | None]:
     """JSON knows no NaN."""
     return [None if np.isnan(value) else round(float(value), 5) for value in values]
 
 
+def _refuse_and_remark(pipeline: Any, targets: Sequence[Any], call: dict[str, Any]) -> list[str]:
+    """What the pipeline warns of at these targets, say of a missing calibration; no step is taken.
+
+    Raises:
+        ValueError: for what can't be asked of it.
+    """
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for target in targets:
+            pipeline.denoise(1, target, **call)
+    return [*dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning)]  # ours
+
+
 def _prepare(
-    evaluate: Evaluator,
-    evaluator: str,
-    second_evaluator: str | None,
+    instruments: Instruments,
     gap: tuple[float, float],
     size: tuple[int, int],
     channels: int,
     reference: str | Path | None,
     training: str | Path | None,
-    extractor: str | Path | None,
 ) -> tuple[Evaluation, list[str]]:
     """What the images are evaluated by, and sentences on what was left out of it."""
     remarks: list[str] = []
-    check_evaluator(evaluate, size, channels)
-    evaluate_second = None
-    if second_evaluator is not None:
-        evaluate_second = load_evaluator(second_evaluator)
-        check_evaluator(evaluate_second, size, channels)
-    extract = _own_extractor(evaluate, evaluator, extractor)
+    extract = instruments.extract
+    for evaluate in filter(None, (instruments.evaluate, instruments.evaluate_second)):
+        check_evaluator(evaluate, size, channels)
     if extract is not None:
         extract(np.zeros((2, *size, channels), np.uint8))
     known = real = None
@@ -238,34 +230,17 @@ def _prepare(
         real = new
     if real is not None and extract is None:
         remarks.append("Quality is left out: this evaluator has no features. Name some with --extractor.")
-    embed = None if extractor is None else extract
-    return Evaluation(evaluate, gap, extract, real, known, embed, evaluate_second), remarks
-
-
-def _own_extractor(evaluate: Any, evaluator: str | Path, extractor: str | Path | None) -> Extractor | None:
-    """The extractor of that name, or the evaluator's own features where it is a network."""
-    is_own = extractor is None or Path(extractor).resolve() == Path(evaluator).resolve()
-    if isinstance(evaluate, TrainedEvaluator) and is_own:
-        return evaluator_extractor(evaluate.network)  # the same network, which is then asked once
-    return None if extractor is None else load_extractor(extractor)
+    embed = extract if instruments.is_extractor_named else None
+    return Evaluation(instruments.evaluate, gap, extract, real, known, embed, instruments.evaluate_second), remarks
 
 
 def _evaluate_sweep(sweep: np.ndarray, evaluation: Evaluation) -> Evaluated:
     """Control: values by target, and the steps from target to target; images (T, N, H, W, C)."""
     images = sweep.reshape(-1, *sweep.shape[2:])
-    extract = evaluation.extract if evaluation.reference is not None else None
-    seen = look(images, evaluation.evaluate, extract, "sweep")
-    values = seen.values.reshape(sweep.shape[:2])
-    control = control_figures(values)
-    control["smoothness"] = sweep_smoothness(values.T, sweep.swapaxes(0, 1))
-    if extract is not None:
-        aims = np.repeat(TARGETS, sweep.shape[1])
-        control["sliding_kid"] = sliding_distance(
-            seen.features, aims, evaluation.real, evaluation.real_values, lambda *both: kernel_distance(*both)[0]
-        )
-    found = Evaluated(images, seen.values, {"control": control})
-    if evaluation.evaluate_second is not None:
-        found.second_values = look(images, evaluation.evaluate_second, None, "sweep").values
+    found = Evaluated(images, look(images, evaluation.evaluate, None, "sweep").values, {})
+    values = found.values.reshape(sweep.shape[:2])
+    smoothness = sweep_smoothness(values.T, sweep.swapaxes(0, 1))
+    found.figures["control"] = {**control_figures(values), "smoothness": smoothness}
     return found
 
 

@@ -154,11 +154,12 @@ EVALUATORS: dict[str, Callable[[], Evaluator]] = {
 }
 
 
-def load_evaluator(name: str | Path) -> Evaluator:
+def load_evaluator(name: str | Path, argument: str = "evaluator") -> Evaluator:
     """One of `EVALUATORS`, that in a folder, or a zero-shot one.
 
     Args:
         name: of one of them, the folder, or "MODEL:LOW SENTENCE:HIGH SENTENCE", see `ZeroShotEvaluator`.
+        argument: that gave it, for errors.
 
     Raises:
         ValueError: where there is none of them.
@@ -171,7 +172,7 @@ def load_evaluator(name: str | Path) -> Evaluator:
     if len(sentences) == 2:
         return ZeroShotEvaluator(model, (sentences[0], sentences[1]))
     raise ValueError(
-        f"`evaluator` is {str(name)!r}; expected one of {list(EVALUATORS)}, the folder of one, or "
+        f"`{argument}` is {str(name)!r}; expected one of {list(EVALUATORS)}, the folder of one, or "
         "'MODEL:LOW SENTENCE:HIGH SENTENCE' for a zero-shot one."
     )
 
@@ -181,13 +182,14 @@ def check_evaluator(evaluator: Evaluator, size: tuple[int, int], channels: int) 
     evaluator(np.zeros((1, *size, channels), np.uint8))
 
 
-def find_evaluator(pipeline: str | Path, attribute: str) -> str:
+def find_evaluator(pipeline: str | Path, attribute: str, argument: str = "evaluator") -> str:
     """Name or folder of the evaluator that belongs to an attribute of a pipeline, for `load_evaluator`.
 
     It is what the pipeline carries in `evaluators/<attribute>`, or else what it was calibrated by.
 
     Args:
         pipeline: a folder, or an id on the Hub.
+        argument: that may give one, for errors.
 
     Raises:
         ValueError: where there is neither.
@@ -200,7 +202,7 @@ def find_evaluator(pipeline: str | Path, attribute: str) -> str:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"`pipeline` {str(pipeline)!r} is no folder here, and can't be downloaded ({reason}); expected a "
-                "pipeline, or `--evaluator`."
+                f"pipeline, or `--{argument.replace('_', '-')}`."
             ) from error
     carried = folder / "evaluators" / attribute
     if carried.is_dir():
@@ -214,8 +216,8 @@ def find_evaluator(pipeline: str | Path, attribute: str) -> str:
         if name in EVALUATORS:
             return name
     raise ValueError(
-        f"`attribute` is {attribute!r}, for which {pipeline} has no evaluator; expected `--evaluator` with one of "
-        f"{list(EVALUATORS)} or the folder of one."
+        f"`attribute` is {attribute!r}, for which {pipeline} has no evaluator; expected "
+        f"`--{argument.replace('_', '-')}` with one of {list(EVALUATORS)} or the folder of one."
     )
 
 

@@ -18,7 +18,7 @@ class Figure:
         kind: "count", "share", "number", or "small" for one of any size.
         note: what it means, in a few words.
         error: path of its interval, or its standard error.
-        floor: path of what a perfect sample of as many images would score.
+        floor: path of what as many images score that are spread evenly at random.
     """
 
     section: str
@@ -68,27 +68,27 @@ FIGURES = [
     ),
     Figure(
         "out", "cells with an image", "square.cells_with_an_image", "count",
-        "of 100 in the square of both attributes",
+        "of 100 in the square of both attributes", floor="square.cells_by_chance",
     ),
-    Figure("out", "most images in a cell", "square.most_in_a_cell", "count", "of the square"),
-    Figure("control", "mean absolute error", "control.mean_absolute_error", note="from target to value"),
+    Figure(
+        "control", "mean absolute error", "control.mean_absolute_error", note="from target to value; of whole images",
+    ),
+    Figure("control", "malformed along a sweep", "control.share_malformed", "share"),
     Figure("control", "within 0.05 of the target", "control.share_near", "share"),
     Figure("control", "rank correlation", "control.rank_correlation", note="of targets and values"),
     Figure(
         "control", "largest step over mean step, values", "control.smoothness.values",
         note="along a sweep; 1 is even, 8 a single jump",
     ),
-    Figure("control", "largest step over mean step, pixels", "control.smoothness.pixels", note="likewise"),
-    Figure("control", "sliding KID", "control.sliding_kid.mean", note="to real images within 0.1 of the target"),
     Figure(
-        "control", "diversity along a sweep", "control.recognized.diversity.share_of_maximum", "share",
-        "entropy of the classes at a target, of the highest there can be",
+        "control", "largest step over mean step, pixels", "control.smoothness.pixels",
+        note="along a sweep; 1 is even, 8 a single jump",
     ),
-    Figure("signs", "trajectory variance, median", "artefacts.median_variance", "small"),
-    Figure("signs", "trajectory variance, highest", "artefacts.highest_variance", "small"),
+    Figure("signs", "trajectory variance, median", "signs.median_variance", "small"),
+    Figure("signs", "trajectory variance, highest", "signs.highest_variance", "small"),
     Figure(
-        "signs", "how well it tells malformed images", "artefacts.area_under_roc",
-        note="area under the ROC curve; 0.5 is chance, 1 perfect",
+        "signs", "how well it tells malformed images", "signs.area_under_roc",
+        note="area under the ROC curve, of ten malformed images or more; 0.5 is chance, 1 perfect",
     ),
     Figure("good", "KID to all", "quality.all.kid", note="lower is better", error="quality.all.kid_standard_error"),
     Figure("good", "FID to all", "quality.all.fid", note="lower is better"),
@@ -97,6 +97,10 @@ FIGURES = [
     Figure(
         "good", "KID to the middle", "quality.middle.kid", note="to real images of the gap",
         error="quality.middle.kid_standard_error",
+    ),
+    Figure(
+        "good", "sliding KID", "quality.sliding_kid.mean",
+        note="to real images with values within 0.1, averaged over the range",
     ),
     Figure("good", "FID to the middle", "quality.middle.fid", note="to real images of the gap"),
     Figure("good", "precision, middle", "quality.middle.precision", "share"),
@@ -166,7 +170,7 @@ def cell(figure: Figure, figures: Mapping[str, Any]) -> Cell:
 
 def _spelled(number: float, kind: str, unit: bool = True) -> str:
     if kind == "count":
-        return f"{number:,}"
+        return f"{number:,.0f}"
     if kind == "share":
         return f"{100 * number:.1f}{' %' if unit else ''}"
     if kind == "small":

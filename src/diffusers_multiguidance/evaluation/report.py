@@ -100,9 +100,9 @@ def save_pictures(
     for name, batch in batches.items():
         if batch.variances is not None and name != "unguided":
             suspects = np.argsort(-batch.variances)[:SUSPECTS]
-            image_grid(to_pil(batch.images[suspects]), columns=8).save(folder / f"suspects_{name}.png")
+            image_grid(to_pil(batch.images[suspects]), columns=8).save(folder / f"signs_{name}.png")
             caption = f"{name}: the {len(suspects)} images of the highest trajectory variance, the highest first."
-            captions[f"suspects_{name}.png"] = ("signs", caption)
+            captions[f"signs_{name}.png"] = ("signs", caption)
     if "sweep" in found:
         rows = found["sweep"].images.reshape(len(TARGETS), -1, *found["sweep"].images.shape[1:])
         shown = rows[:, :8].swapaxes(0, 1).reshape(-1, *rows.shape[2:])
@@ -139,7 +139,10 @@ def save_squares(
     first, second = attributes
     return {
         "heat_map.png": ("out", f"Where images lie in the square of {first} and {second}."),
-        "cells.png": ("out", f"{name}: an image of each cell; {first} grows to the right, {second} upwards."),
+        "cells.png": (
+            "out",
+            f"{name}: an image of each cell, black where there is none; {first} grows to the right, {second} upwards.",
+        ),
     }
 
 

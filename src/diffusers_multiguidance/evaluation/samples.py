@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def is_pipeline(samples: str | Path) -> bool:
     return (path / "model_index.json").is_file() or may_be_id
 
 
+def check_samples(samples: str | Path) -> None:
+    """Raise `ValueError` for what is neither there nor may be an id on the Hub."""
+    if not is_pipeline(samples) and not Path(samples).exists():
+        raise ValueError(
+            f"`samples` is {str(samples)!r}; expected a folder of images, an .npz file, or the folder or Hub id of a "
+            "pipeline."
+        )
+
+
 def read_samples(samples: str | Path, channels: int | None = None) -> Samples:
     """Images of an `.npz`, of the folder that `multiguidance sample` wrote, or of any folder of images.
 
@@ -58,11 +68,6 @@ def read_samples(samples: str | Path, channels: int | None = None) -> Samples:
         ValueError: where there are none, or of different sizes.
     """
     path = Path(samples)
-    if not path.exists():
-        raise ValueError(
-            f"`samples` is {str(samples)!r}; expected a folder of images, an .npz file, or the folder or Hub id of a "
-            "pipeline."
-        )
     record = read_record(path)
     asked = {name: record[name] for name in RECORDED if name in record}
     images, remarks = load_pixels(path, "samples", channels=channels)
@@ -88,25 +93,10 @@ def read_record(samples: str | Path) -> dict[str, Any]:
         raise ValueError(f"`{path}` can't be read ({error}); expected what `multiguidance sample` writes.") from error
 
 
-def sample_pipeline(
-    pipeline: Any,
-    attribute: str,
-    num_images: int,
-    target: dict[str, Target],
-    seed: int = 0,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    second_attribute: str | None = None,
-) -> Samples:
-    """What a report wants to see of a pipeline: unguided, at the target, all over the range, and a sweep.
-
-    Args:
-        num_images: of each batch; a tenth as many noises are swept over `control.TARGETS`, at least two.
-        target: that of the batch "guided". "uniform" and the sweep vary `attribute`, and leave others alone.
-        second_attribute: adds a batch "square", spread over both.
-    """
-    call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    resolved = pipeline.resolve_call(num_inference_steps, guidance_scale)
+def batch_targets(
+    attribute: str, second_attribute: str | None, target: dict[str, Target]
+) -> dict[str, dict[str, Target] | None]:
+    """What a report asks of a pipeline, by the name of the batch."""
     targets: dict[str, dict[str, Target] | None] = {
         "unguided": None,
         "guided": target,
@@ -114,10 +104,32 @@ def sample_pipeline(
     }
     if second_attribute is not None:
         targets["square"] = {attribute: "uniform", second_attribute: "uniform"}
+    return targets
+
+
+def sample_pipeline(
+    pipeline: Any,
+    attribute: str,
+    num_images: int,
+    targets: Mapping[str, dict[str, Target] | None],
+    seed: int = 0,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> Samples:
+    """What a report wants to see of a pipeline: the batches, and a sweep of one attribute.
+
+    Args:
+        num_images: of each batch; a tenth as many noises are swept over `control.TARGETS`, at least two.
+        targets: see `batch_targets`.
+    """
+    call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    resolved = pipeline.resolve_call(num_inference_steps, guidance_scale)
     batches, variances = {}, {}
     for name, aims in targets.items():
         variance = TrajectoryVariance() if resolved["num_inference_steps"] >= FEWEST_STEPS else None
-        batches[name] = generate(pipeline, num_images, seed, description=name, watch=variance, target=aims, **call)
+        # "uniform" is spread over a batch, which has to be large for that.
+        batch_size = 500 if "uniform" in (aims or {}).values() else 64
+        batches[name] = generate(pipeline, num_images, seed, batch_size, name, variance, target=aims, **call)
         if variance is not None:
             variances[name] = variance.scores()
     count = max(2, num_images // 10)
@@ -125,4 +137,4 @@ def sample_pipeline(
         generate(pipeline, count, seed + 1, description=f"target {aim}", target={attribute: float(aim)}, **call)
         for aim in TARGETS
     ]
-    return Samples(batches, np.stack(sweep), variances, {"target": target, **resolved, "seed": seed})
+    return Samples(batches, np.stack(sweep), variances, {"target": targets["guided"], **resolved, "seed": seed})
