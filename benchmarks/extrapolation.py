@@ -132,11 +132,11 @@ def compare(
     for name, scale in {"unguided": None, **{f"scale {scale:g}": scale for scale in scales}}.items():
         call = {} if scale is None else {"target": target, "guidance_scale": scale, "calibration": None}
         images = generate(pipeline, num_images, description=name, **call)
-        rows[name] = figures(images)
+        rows[name] = {**figures(images), "call": pipeline.resolve_call(guidance_scale=scale)}
         print(name, rows[name])
         with add_to_folder(out) as new:
             image_grid(to_pil(images[:64])).save(new / f"{name.replace(' ', '-')}.png")
-            results = {**results, "call": pipeline.resolve_call(), "num_images": num_images, "rows": rows}
+            results = {**results, "num_images": num_images, "rows": rows}
             save_results(new / "extrapolation.json", results)
 
 

@@ -38,7 +38,7 @@ class Settings:
             "name": self.model.name,
             "scheduler": self.scheduler,
             "target": targets or None,
-            "guidance_scale": self.scale,
+            "guidance_scale": self.scale if targets else None,
             "num_inference_steps": self.steps,
             "calibration": "nearest" if self.model.calibration(self.scheduler) else None,
         }

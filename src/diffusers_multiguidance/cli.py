@@ -119,7 +119,7 @@ def sample(
     call = loaded.resolve_call(num_inference_steps, guidance_scale)
     with add_to_folder(out) as folder:
         started = time.monotonic()
-        sampling: dict[str, Any] = {key: call[key] for key in call if key != "scheduler"}
+        sampling: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
         images = generate(loaded, num_images, seed, target=aims, **sampling)
         seconds = time.monotonic() - started
         record = {

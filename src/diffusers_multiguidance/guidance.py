@@ -120,6 +120,8 @@ def is_number(value: Any, low: float, high: float) -> bool:
 
 
 def _check_attributes(argument: str, attributes: Mapping[str, list[str]], given: Mapping[str, Any]) -> None:
+    if not attributes:
+        raise ValueError(f"`{argument}` is {given!r}; expected a pipeline with `classifiers`, as nothing guides else.")
     if not given:
         raise ValueError(f"`{argument}` is empty; expected at least one of {list(attributes)}.")
     for attribute in given:

@@ -25,7 +25,7 @@ class ClassifierGuidance(BaseGuidance):
         classifiers: a `NoisyClassifierSet` that knows images like the denoiser's.
         scheduler: with the noise schedule and the prediction type of the denoiser.
         target: see `MultiGuidanceDDPMPipeline`; a number is the classifiers' probability.
-        guidance_scale: total weight L of an attribute's classes.
+        guidance_scale: total weight L of an attribute's classes, with `target`; None is 60.
         guidance_weights: raw weights by attribute and class, in place of `target`.
         start: share of the steps, from noise to image, before guidance.
         stop: share of the steps after which there is none.
@@ -42,7 +42,7 @@ class ClassifierGuidance(BaseGuidance):
         classifiers: Any,
         scheduler: Any,
         target: Mapping[str, Target] | str | None = None,
-        guidance_scale: float = 60.0,
+        guidance_scale: float | None = None,
         guidance_weights: Mapping[str, Mapping[str, float]] | None = None,
         start: float = 0.0,
         stop: float = 1.0,
@@ -51,12 +51,36 @@ class ClassifierGuidance(BaseGuidance):
         super().__init__(start, stop, enabled)
         if (target is None) == (guidance_weights is None):
             raise ValueError("`target` and `guidance_weights` are both or neither given; expected one of them.")
+        if guidance_scale is not None and target is None:
+            raise ValueError(f"`guidance_scale` is {guidance_scale!r} without `target`; expected both.")
+        self._arguments = {
+            "classifiers": classifiers,
+            "scheduler": scheduler,
+            "target": target,
+            "guidance_scale": guidance_scale,
+            "guidance_weights": guidance_weights,
+            "start": start,
+            "stop": stop,
+            "enabled": enabled,
+        }
         self.classifiers = classifiers
         self.target, self.guidance_scale, self.guidance_weights = target, guidance_scale, guidance_weights
         self.diffusion = GaussianDiffusion.from_scheduler(scheduler)
         self._weights(1)  # wrong ones are refused here, not in mid-sampling
         self._x_t: torch.Tensor | None = None
         self._hook: Any = None
+
+    def new(self, **kwargs: Any) -> ClassifierGuidance:
+        """A copy with some arguments changed."""
+        return ClassifierGuidance(**{**self._arguments, **kwargs})
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Refused, as the classifiers are no part of a guider's configuration.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("`ClassifierGuidance` has classifiers; expected to save those, and to make it anew.")
 
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
         super().prepare_models(denoiser)
@@ -67,7 +91,8 @@ class ClassifierGuidance(BaseGuidance):
         self._hook = denoiser.register_forward_pre_hook(look, with_kwargs=True)
 
     def cleanup_models(self, denoiser: torch.nn.Module) -> None:
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
     def prepare_inputs(self, data: dict[str, Any]) -> list[Any]:
         return [self._prepare_batch(data, 0, "pred_cond")]
@@ -95,4 +120,5 @@ class ClassifierGuidance(BaseGuidance):
     def _weights(self, batch_size: int) -> dict[str, torch.Tensor]:
         if self.target is None:
             return weights_from_classes(self.classifiers.attributes, self.guidance_weights or {}, batch_size)
-        return weights_from_target(self.classifiers.attributes, self.target, self.guidance_scale, batch_size)
+        scale = 60.0 if self.guidance_scale is None else self.guidance_scale
+        return weights_from_target(self.classifiers.attributes, self.target, scale, batch_size)

@@ -120,17 +120,20 @@ def _ground(rng: np.random.Generator, side: int) -> PILImage.Image:
 
 
 def object_size(image: np.ndarray) -> float:
-    """Size of the one object on a plain or softly shaded ground, as `paste` has it.
+    """Size of the one round object on a plain or softly shaded ground, as `paste` has it.
 
     The object is what differs from the plane that fits most of the pixels; its bounding box tells its longest side.
+    One that is not round comes out larger than it was before it was turned, a square by 0.14 on average.
 
     Args:
         image: (H, W, 1 or 3) uint8.
 
     Returns:
-        In [0, 1]; NaN for no object or for several.
+        In [0, 1]; NaN for no object or for several, and for an image of a single row or column.
     """
     height, width = image.shape[:2]
+    if min(height, width) < 2:
+        return float("nan")
     pixels = image.reshape(height * width, -1).astype(np.float64)
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     plane = np.stack([np.ones(height * width), rows.ravel(), columns.ravel()])

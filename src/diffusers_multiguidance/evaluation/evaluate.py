@@ -97,7 +97,8 @@ def evaluate(
                 raise ValueError(
                     f"`{argument}` {wanted!r} has the classes {pipeline.attributes[wanted]}; expected one of two."
                 )
-        remarks += _refuse_and_remark(pipeline, [*targets.values(), {attribute: 0.5}], call)
+        guided = [aims for aims in targets.values() if aims]
+        remarks += _refuse_and_remark(pipeline, [*guided, {attribute: 0.5}], call)
     instruments = load_instruments(samples, attribute, evaluator, second_attribute, second_evaluator, extractor)
     if pipeline is not None:
         size, channels = pipeline.image_size, pipeline.channels

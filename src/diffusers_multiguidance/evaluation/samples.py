@@ -122,14 +122,16 @@ def sample_pipeline(
         num_images: of each batch; a tenth as many noises are swept over `control.TARGETS`, at least two.
         targets: see `batch_targets`.
     """
-    call: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    unguided: dict[str, Any] = {"num_inference_steps": num_inference_steps}
+    call = {**unguided, "guidance_scale": guidance_scale}
     resolved = pipeline.resolve_call(num_inference_steps, guidance_scale)
     batches, variances = {}, {}
     for name, aims in targets.items():
         variance = TrajectoryVariance() if resolved["num_inference_steps"] >= FEWEST_STEPS else None
         # "uniform" is spread over a batch, which has to be large for that.
         batch_size = 500 if "uniform" in (aims or {}).values() else 64
-        batches[name] = generate(pipeline, num_images, seed, batch_size, name, variance, target=aims, **call)
+        guided = {"target": aims, **call} if aims else unguided
+        batches[name] = generate(pipeline, num_images, seed, batch_size, name, variance, **guided)
         if variance is not None:
             variances[name] = variance.scores()
     count = max(2, num_images // 10)

@@ -35,6 +35,10 @@ def create_dit(
         ValueError: for arguments that no network can be made of.
     """
     height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    sizes = {"patch_size": patch_size, "num_layers": num_layers, "num_attention_heads": num_attention_heads}
+    for name, value in {**sizes, "attention_head_dim": attention_head_dim, "num_classes": num_classes}.items():
+        if value < 1:
+            raise ValueError(f"`{name}` is {value}; expected at least 1.")
     if height != width or height < 1 or height % patch_size:
         raise ValueError(
             f"`sample_size` is {sample_size}; expected a square whose side is a multiple of `patch_size`, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ class MultiGuidanceCFGPipeline(MultiGuidanceDDPMPipeline):
 
     The call is that of `MultiGuidanceDDPMPipeline`. Its `target` is the mixture of the predictions for each class, and
     `guidance_scale` is w: how far to go beyond the mixture, away from the prediction without a class. In
-    `guidance_weights` the lambda of a class says how far to go from there to its prediction, (1 + w) times its share.
+    `guidance_weights` the lambda of a class says how far to go from the prediction without a class to its own,
+    (1 + w) times its share.
 
     Args:
         unet: a `UNet2DModel` whose last label means no class; or None.
@@ -49,23 +50,32 @@ class MultiGuidanceCFGPipeline(MultiGuidanceDDPMPipeline):
         DiffusionPipeline.__init__(self)
         parts = {"unet": unet, "transformer": transformer, "vae": vae}
         self._register(parts, scheduler, patch_size, sampling_defaults, calibrations)
-        if not attributes:
+        if not self._null_label:
+            raise ValueError(
+                f"`{'transformer' if unet is None else 'unet'}` is told no classes; expected one that is."
+            )
+        if not (attributes and isinstance(attributes, Mapping)):
             raise ValueError(
                 f"`attributes` is {attributes!r}; expected labels by class, by attribute: "
                 "{'Smiling': {'no': 0, 'yes': 1}}."
             )
         # Pairs, since a saved configuration has its keys sorted.
-        pairs = {
-            name: [[key, label] for key, label in dict(by_class).items()] for name, by_class in attributes.items()
-        }
-        for name, classes in pairs.items():
-            wrong = [label for _, label in classes if not (isinstance(label, int) and 0 <= label < self._null_label)]
-            if wrong or len(classes) < 2:
-                raise ValueError(
-                    f"`attributes` has {classes} for '{name}'; expected at least two classes, with labels that the "
-                    f"denoiser has, from 0 to {self._null_label - 1}."
-                )
-        self.register_to_config(attributes=pairs)
+        self.register_to_config(attributes={name: self._pairs(name, classes) for name, classes in attributes.items()})
+
+    def _pairs(self, attribute: str, classes: Any) -> list[list[Any]]:
+        """Classes and their labels, given as a dict or as pairs."""
+        try:
+            by_class = dict(classes)
+        except (TypeError, ValueError):
+            by_class = {}
+        labels = [*by_class.values()]
+        known = all(type(label) is int and 0 <= label < self._null_label for label in labels)
+        if len(labels) < 2 or not known or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"`attributes` has {classes!r} for '{attribute}'; expected at least two classes with labels of their "
+                f"own that the denoiser has, from 0 to {self._null_label - 1}."
+            )
+        return [[name, label] for name, label in by_class.items()]
 
     @property
     def attributes(self) -> dict[str, list[str]]:

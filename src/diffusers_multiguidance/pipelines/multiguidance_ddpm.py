@@ -187,7 +187,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 shares for any number of classes, or "uniform", which spreads the batch evenly. A number is a measured
                 value where there is a calibration, else the classifiers' probability at which guidance vanishes.
             guidance_scale: total weight L of an attribute's classes; 60 is the paper's 30 + 30. The same scale does
-                not pull alike under two schedulers: None takes what the pipeline was tuned for with this one.
+                not pull alike under two schedulers: None takes what the pipeline was tuned for with this one. Only
+                with `target`.
             guidance_weights: raw weights lambda by attribute and class, in place of `target`; negative ones lead away.
             guidance_interval: share of the steps, from noise to image, in which to guide; (0, 1) is all. None takes
                 the pipeline's default for this scheduler.
@@ -245,6 +246,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
         if target is not None and guidance_weights is not None:
             raise ValueError("`target` and `guidance_weights` are both given; expected at most one of them.")
+        _check_guided("guidance_scale", guidance_scale, {"target": target})
+        _check_guided("guidance_interval", guidance_interval, {"target": target, "guidance_weights": guidance_weights})
         if calibration not in ("same", "nearest", None):
             raise ValueError(f"`calibration` is {calibration!r}; expected 'same', 'nearest' or None.")
         name = scheduler_name(self.scheduler)
@@ -316,7 +319,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             if callback_on_step_end is not None:
                 tensors = {"sample": step.sample}
                 changed = callback_on_step_end(self, step.number - 1, int(step.timestep), tensors)
-                step.sample = (changed or {}).get("sample", step.sample)
+                step.sample = step.sample if changed is None else _changed_sample(changed, step.sample)
             bar.update()
         bar.close()
         images, probabilities = self.finish(step.sample, output_type)
@@ -424,8 +427,23 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 f"`pipeline` is a {type(pipeline).__name__} with a {unknown[0]}; expected one of "
                 f"{list(COMPONENT_CLASSES)}."
             )
+        if "classifiers" not in cls._optional_components:
+            classifiers = parts.pop("classifiers", None)
+            if classifiers is not None:
+                raise ValueError(
+                    f"`pipeline` has classifiers, which a {cls.__name__} does not take; expected one without, whose "
+                    "denoiser knows the classes."
+                )
+        tuned: dict[str, Any] = {}
+        own = getattr(type(pipeline), "_total_weight", cls._total_weight)
+        if own is not cls._total_weight:  # what was tuned as a weight is no w, and the reverse
+            tuned = {
+                name: {key: value for key, value in entry.items() if key != "guidance_scale"}
+                for name, entry in pipeline.config["sampling_defaults"].items()
+            }
+            tuned = {"sampling_defaults": tuned, "calibrations": {}}
         missing = dict.fromkeys(cls._optional_components)
-        return super().from_pipe(pipeline, **{**missing, **parts, **kwargs})
+        return super().from_pipe(pipeline, **{**missing, **tuned, **parts, **kwargs})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
@@ -523,6 +541,8 @@ def _check_parts(
                 f"`classifiers` are for {config['sample_size']} pixels and {config['in_channels']} channels; "
                 f"expected those of the denoiser, {denoiser.sample_size} and {channels}."
             )
+    if not isinstance(patch_size, int) or patch_size < 1:
+        raise ValueError(f"`patch_size` is {patch_size!r}; expected a whole number of at least 1.")
     if channels % patch_size**2 or (patch_size > 1 and vae is not None):
         raise ValueError(
             f"`patch_size` is {patch_size}; expected 1 with a `vae`, or else a denoiser whose {channels} channels are "
@@ -600,6 +620,27 @@ def _check_generator(generator: Any, batch_size: int) -> None:
             raise ValueError(f"`generator` is {generator!r}; expected a torch.Generator or a list of them.")
     if isinstance(generator, list) and len(generator) != batch_size:
         raise ValueError(f"`generator` has {len(generator)} generators; expected one per image, {batch_size}.")
+
+
+def _check_guided(argument: str, value: Any, given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an argument that says nothing without one of those that are `given`."""
+    if value is not None and all(other is None for other in given.values()):
+        needed = " or ".join(f"`{name}`" for name in given)
+        raise ValueError(f"`{argument}` is {value!r} without {needed}; expected both, as nothing guides else.")
+
+
+def _changed_sample(changed: Any, sample: torch.Tensor) -> torch.Tensor:
+    """What a callback puts in the place of a step's sample."""
+    wanted = changed.get("sample") if isinstance(changed, dict) and set(changed) <= {"sample"} else None
+    if changed == {}:
+        return sample
+    if not isinstance(wanted, torch.Tensor) or wanted.shape != sample.shape:
+        found = [*changed] if isinstance(changed, dict) else type(changed).__name__
+        raise ValueError(
+            f"`callback_on_step_end` returned {found}; expected None, or {{'sample': x}} with x of shape "
+            f"{tuple(sample.shape)}."
+        )
+    return wanted.to(sample)
 
 
 def _check_output(output_type: Any, callback_on_step_end: Any) -> None:

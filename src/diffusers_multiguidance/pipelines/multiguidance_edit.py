@@ -15,7 +15,13 @@ from ..diffusion import GaussianDiffusion, noise_schedule
 from ..guidance import ClassifierScore, Target, is_number, weights_from_classes, weights_from_target
 from ..schedulers import ExactSteps, StockSteps
 from ..utils.images import BadImage, fit_image, load_upright
-from .multiguidance_ddpm import MultiGuidanceDDPMPipeline, MultiGuidanceOutput, _check_generator, _check_output
+from .multiguidance_ddpm import (
+    MultiGuidanceDDPMPipeline,
+    MultiGuidanceOutput,
+    _check_generator,
+    _check_guided,
+    _check_output,
+)
 
 
 class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
@@ -45,8 +51,9 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
     ) -> MultiGuidanceOutput | tuple[Any, dict[str, np.ndarray] | None]:
         """Move an attribute of one image or more.
 
-        Exactly one of `target` and `guidance_weights` has to be given; a guidance scale of 0 gives the image back.
-        With `latents` both may be left out: nothing guides then, and with an `eta` of 0 the image comes back.
+        Exactly one of `target` and `guidance_weights` has to be given; a guidance scale of 0 and an `eta` of 0 give
+        the image back. With `latents` both may be left out: nothing guides then, and with an `eta` of 0 the image
+        comes back.
 
         Args:
             image: an image or a list of them; cropped around the middle and resized to the model's size, and made grey
@@ -61,7 +68,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
             num_inference_steps: evenly respaced steps S; `strength` of them are taken, there and back. None takes the
                 pipeline's default for editing, or else 50.
             eta: noise of the first step back, from 0 to 1; it falls linearly to 0 at the last. With 0 no noise is
-                drawn at all.
+                drawn at all, and what was to stay changes less.
             calibration: "same", or None to mean the classifiers' probability by a number.
             generator: one for all images, or a list with one per image, which makes an image independent of its batch.
             latents: (B, C, H, W), in place of `image`: what `invert` returned with the same number of steps and
@@ -119,6 +126,7 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
         if (target is None) == (guidance_weights is None) and (target is not None or latents is None):
             number = "neither" if target is None else "both"
             raise ValueError(f"`target` and `guidance_weights`: {number} given; expected exactly one of them.")
+        _check_guided("guidance_scale", guidance_scale, {"target": target})
         if calibration is not None and target is not None and image is None:
             raise ValueError(
                 "`calibration` is 'same' with `latents`; expected None, as only an image shows where an edit starts."
@@ -240,7 +248,8 @@ class MultiGuidanceEditPipeline(MultiGuidanceDDPMPipeline):
 
     def _process(self, call: Mapping[str, Any]) -> tuple[GaussianDiffusion, int]:
         """The process of all steps of a call, and how many of them it goes back, and forth."""
-        self._class_labels(None, 1)  # refuses a denoiser that wants some
+        if self.denoiser.config.get("num_class_embeds"):
+            raise ValueError("`unet` is told a class for each image; expected one that is not, for editing.")
         strength = call["strength"]
         if not (is_number(strength, 0, 1) and strength > 0):
             raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and up to 1.")

@@ -105,6 +105,22 @@ class DenoiserSettings(PipelineSettings):
             raise ValueError(f"`--resolution` is {self.resolution}; expected a square, as a dit takes no other.")
 
 
+def _check_latent_size(settings: DenoiserSettings, factor: int) -> None:
+    """Raise `ValueError`, before anything is encoded, for latents of a size that the network can't take."""
+    if settings.architecture == "dit":
+        divisor, halved = factor * settings.patch_size, f"`--patch_size` {settings.patch_size}"
+        if settings.size[0] != settings.size[1]:
+            raise ValueError(f"`--resolution` is {settings.resolution}; expected a square, as a dit takes no other.")
+    else:
+        divisor = factor * 2 ** (len(settings.block_out_channels) - 1)
+        halved = f"the {len(settings.block_out_channels)} `--block_out_channels`"
+    if any(side % divisor for side in settings.size):
+        raise ValueError(
+            f"`--resolution` is {settings.resolution}; expected multiples of {divisor}, with this `--vae` and "
+            f"{halved}."
+        )
+
+
 def train_denoiser(settings: DenoiserSettings) -> Path:
     """Train a denoiser, and write checkpoints, sample grids and at the end a pipeline.
 
@@ -134,6 +150,8 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     )
     diffusion = GaussianDiffusion.from_scheduler(scheduler)
     vae = None if settings.vae is None else load_vae(settings.vae)
+    if vae is not None:
+        _check_latent_size(settings, downsampling(vae))
     attribute, classes = None, []
     if settings.class_conditional:
         attribute = find_attribute(dataset, settings)

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
-from datasets import Array4D, Dataset, Features
+from datasets import Array4D, Dataset, Features, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from ..data.transforms import image_channels, random_flips, to_tensors, with_tensors
@@ -40,23 +40,23 @@ def with_inputs(
     height, width = (side // factor for side in settings.size)
     num_mirrored = len(_mirrored(torch.zeros(1, 1, 1, 1), settings))
     shape = (num_mirrored, vae.config.latent_channels, height, width)
-    features = Features({"image": Array4D(shape, "float32"), **{name: dataset.features[name] for name in columns}})
-    fingerprint = Hasher.hash(
-        (dataset._fingerprint, weights_fingerprint([vae]), dict(vae.config), shape, settings.size)
-    )
+    # Where the weights lie says nothing: the denoiser's run and the classifiers' know the same `vae` by two paths.
+    config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    fingerprint = Hasher.hash((dataset._fingerprint, weights_fingerprint([vae]), config, shape, settings.size))
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "multiguidance-latents" / f"{fingerprint}.arrow"
     with accelerator.main_process_first():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        encoded = dataset.select_columns(["image", *columns]).map(
+        encoded = dataset.select_columns("image").map(
             partial(_encode, vae=vae.to(accelerator.device), settings=settings, channels=channels),
             batched=True,
             batch_size=64,
-            features=features,
+            features=Features({"image": Array4D(shape, "float32")}),
             cache_file_name=str(cache),
             new_fingerprint=fingerprint,
             desc="encoding",
         )
-    return encoded.with_format("torch")
+    labels = [dataset.select_columns(columns)] if columns else []
+    return concatenate_datasets([encoded, *labels], axis=1).with_format("torch")
 
 
 def take_inputs(batch: Mapping[str, torch.Tensor], vae: Any, settings: TrainingSettings) -> torch.Tensor:
