@@ -115,6 +115,11 @@ def test_latents_are_encoded_once_and_kept(data, vae, tmp_path, monkeypatch):
     assert len(calls) == 2  # 24 images, and mirrored
     train_denoiser(settings(data, tmp_path / "second", **given))
     assert len(calls) == 2
+    train_denoiser(settings(data, tmp_path / "told", **given, class_conditional=True))
+    torch.manual_seed(0)
+    classifiers = {"random_flip": True, "train_data_dir": data, "pipeline": str(folder), **COMMON, **UNET}
+    train_classifiers(ClassifierSettings(**classifiers, attributes=["position"], output_dir=tmp_path / "classifiers"))
+    assert len(calls) == 2, "for other labels, and by the pipeline's own path to the vae"
     train_denoiser(settings(data, tmp_path / "third", **{**given, "random_flip": False}))
     assert len(calls) == 3
 
@@ -161,7 +166,12 @@ def test_the_bound_alone_teaches_the_mean():
         ({**UNET, "vae": "nowhere"}, "`vae` is 'nowhere', which can't be loaded"),
         ({**UNET, "vae": "VAE", "patch_size": 2}, "`--patch_size` is 2 with a `--vae`; expected 1"),
         ({**UNET, "vae": "COLOUR"}, "`--resolution` is 16 with 1 channels; expected multiples of 2 with 3"),
-        ({**UNET, "vae": "VAE", "resolution": "15"}, "`--resolution` is 15 with 1 channels; expected multiples of 2"),
+        (
+            {**UNET, "vae": "VAE", "resolution": "15"},
+            "`--resolution` is 15; expected multiples of 4, with this `--vae`",
+        ),
+        ({**DIT, "vae": "VAE", "patch_size": 3}, "`--resolution` is 16; expected multiples of 6, .* `--patch_size` 3"),
+        ({**DIT, "vae": "VAE", "resolution": "16x32"}, "`--resolution` is 16x32; expected a square, as a dit takes"),
         ({**UNET, "attribute": "position"}, "`--attribute` is 'position', which says nothing without `--class_cond"),
         (
             {**UNET, "class_conditional": True, "attribute": "hair"},

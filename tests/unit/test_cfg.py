@@ -10,7 +10,11 @@ from test_stock_pipelines import stock_pipeline, tiny_dit
 from diffusers_multiguidance import calibrate, create_dit, load_pipeline
 from diffusers_multiguidance.diffusion import GaussianDiffusion
 from diffusers_multiguidance.guidance import ConditionalPrediction
-from diffusers_multiguidance.pipelines import MultiGuidanceCFGPipeline, MultiGuidanceDDPMPipeline
+from diffusers_multiguidance.pipelines import (
+    MultiGuidanceCFGPipeline,
+    MultiGuidanceDDPMPipeline,
+    MultiGuidanceEditPipeline,
+)
 
 
 def test_the_prediction_is_equation_12():
@@ -141,18 +145,40 @@ def test_what_is_wrong_is_said(tmp_path):
     for wrong in (None, {}):
         with pytest.raises(ValueError, match=r"`attributes` is .*; expected labels by class, by attribute"):
             cfg_pipeline(attributes=wrong)
-    for wrong in ({"no": 0, "yes": 2}, {"no": 0}, {"no": 0, "yes": 1.0}):
+    with pytest.raises(ValueError, match=r"`attributes` is \['Smiling'\]; expected labels by class"):
+        cfg_pipeline(attributes=["Smiling"])
+    for wrong in ({"no": 0, "yes": 2}, {"no": 0}, {"no": 0, "yes": 1.0}, {"no": 0, "yes": 0}, [0, 1], ["lo", "hi"]):
         with pytest.raises(
-            ValueError, match=r"for 'Smiling'; expected at least two classes, with labels .* from 0 to 1"
+            ValueError, match=r"for 'Smiling'; expected at least two classes with labels .* from 0 to 1"
         ):
             cfg_pipeline(attributes={"Smiling": wrong})
-    with pytest.raises(ValueError, match="with labels that the denoiser has, from 0 to -1"):  # it is told nothing
+    with pytest.raises(ValueError, match="`unet` is told no classes; expected one that is"):
         cfg_pipeline(unet=tiny_pipeline().unet)
+    with pytest.raises(ValueError, match=r"`guidance_scale` is 5.0 without `target`; expected both"):
+        pipeline(1, guidance_scale=5.0)
     tiny_pipeline().save_pretrained(tmp_path)
     with pytest.raises(
         ValueError, match="is a MultiGuidanceDDPMPipeline, not a MultiGuidanceCFGPipeline; expected to"
     ):
         MultiGuidanceCFGPipeline.from_pretrained(tmp_path)
+
+
+def test_from_pipe_to_and_from_classifiers():
+    told, guided = cfg_pipeline(), tiny_pipeline()
+    with pytest.raises(ValueError, match="`pipeline` has classifiers, which a MultiGuidanceCFGPipeline does not take"):
+        MultiGuidanceCFGPipeline.from_pipe(guided, attributes={"Smiling": {"no": 0, "yes": 1}})
+    plain = MultiGuidanceDDPMPipeline.from_pipe(told, classifiers=guided.classifiers)
+    assert "guidance_scale" not in plain.config["sampling_defaults"]["ddpm"], "w is no weight"
+    assert plain.config["sampling_defaults"]["ddpm"]["num_inference_steps"] == 10
+    with pytest.raises(ValueError, match="`guidance_scale` is missing, and none was tuned for 'ddpm'"):
+        plain(1, target={"Smiling": 0.5})
+    plain.classifiers = None
+    back = MultiGuidanceCFGPipeline.from_pipe(plain, attributes={"Smiling": {"no": 0, "yes": 1}})
+    back.set_progress_bar_config(disable=True)
+    assert len(back(2, target={"Smiling": 0.5}, guidance_scale=0.1).images) == 2
+    edit = MultiGuidanceEditPipeline.from_pipe(told)
+    with pytest.raises(ValueError, match="`unet` is told a class for each image; expected one that is not, for editi"):
+        edit(plain.numpy_to_pil(np.zeros((8, 8, 1)))[0], target={"Smiling": 0.5})
 
 
 def test_a_unet_that_is_told_classes_wants_them():
@@ -185,6 +211,8 @@ def test_a_dit_starts_from_nothing_and_drops_no_label_by_itself():
     [
         ({"sample_size": (8, 16)}, "`sample_size` is \\(8, 16\\); expected a square"),
         ({"sample_size": 9}, "`sample_size` is 9; expected a square whose side is a multiple of `patch_size`, 2"),
+        ({"patch_size": 0}, "`patch_size` is 0; expected at least 1"),
+        ({"num_classes": 0}, "`num_classes` is 0; expected at least 1"),
         ({"attention_head_dim": 3}, "`attention_head_dim` is 3; expected a multiple of 4"),
     ],
 )

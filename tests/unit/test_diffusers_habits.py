@@ -127,5 +127,32 @@ def test_callback_replaces_the_sample(pipeline):
         return {"sample": torch.full_like(tensors["sample"], -1.0)} if step == 9 else None
 
     assert draw(pipeline, callback_on_step_end=blacken).max() == 0
+    assert draw(pipeline, callback_on_step_end=lambda *given: {}).max() > 0
     assert [step for step, _ in steps] == list(range(10))
     assert steps[-1][1] == 0
+
+
+@pytest.mark.parametrize(
+    "returned", [{"latents": torch.zeros(2, 1, 8, 8)}, torch.zeros(2, 1, 8, 8), {"sample": torch.zeros(1, 1, 8, 8)}]
+)
+def test_what_a_callback_can_not_return(pipeline, returned):
+    with pytest.raises(ValueError, match=r"`callback_on_step_end` returned .*; expected None, or .* \(2, 1, 8, 8\)"):
+        draw(pipeline, callback_on_step_end=lambda *given: returned)
+
+
+def test_arguments_that_would_say_nothing_are_refused(pipeline):
+    weights = {"Smiling": {"yes": 30.0}}
+    for call, message in (
+        ({"guidance_scale": 4.0}, "`guidance_scale` is 4.0 without `target`"),
+        ({"guidance_scale": 4.0, "guidance_weights": weights}, "`guidance_scale` is 4.0 without `target`"),
+        ({"guidance_interval": (0, 0.5)}, r"`guidance_interval` is \(0, 0.5\) without `target` or `guidance_weights`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipeline(2, **call)
+    assert len(pipeline(2, guidance_weights=weights, guidance_interval=(0, 0.5)).images) == 2
+    edit, image = MultiGuidanceEditPipeline.from_pipe(pipeline), pipeline(1).images[0]
+    with pytest.raises(ValueError, match=r"`guidance_scale` is 4.0 without `target`"):
+        edit(image, guidance_weights=weights, guidance_scale=4.0)
+    pipeline.classifiers = None
+    with pytest.raises(ValueError, match=r"`target` is .*; expected a pipeline with `classifiers`, as nothing guides"):
+        pipeline(2, target=TARGET)

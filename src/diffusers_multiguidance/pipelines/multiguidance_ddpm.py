@@ -246,8 +246,6 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number of at least 1.")
         if target is not None and guidance_weights is not None:
             raise ValueError("`target` and `guidance_weights` are both given; expected at most one of them.")
-        _check_guided("guidance_scale", guidance_scale, {"target": target})
-        _check_guided("guidance_interval", guidance_interval, {"target": target, "guidance_weights": guidance_weights})
         if calibration not in ("same", "nearest", None):
             raise ValueError(f"`calibration` is {calibration!r}; expected 'same', 'nearest' or None.")
         name = scheduler_name(self.scheduler)
@@ -255,6 +253,8 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"`eta` is {eta}; expected 0 to 1 with DDIMScheduler, and 0 with any other.")
         call = self.resolve_call(num_inference_steps, guidance_scale, guidance_interval)
         check_guidance_interval(call["guidance_interval"])
+        _check_guided("guidance_scale", guidance_scale, {"target": target})
+        _check_guided("guidance_interval", guidance_interval, {"target": target, "guidance_weights": guidance_weights})
         weights = {}
         if target is not None:
             scale = self._need_scale(call["guidance_scale"], name)
