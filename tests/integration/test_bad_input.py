@@ -355,7 +355,7 @@ BAD = [
         ("evaluate", f"--evaluator {place}", place.lower())
         for place in ("FILE", "NODIR", "CUT", "OTHER", "TINY", "THREE")
     ),
-    *(("evaluate", f"--evaluator {place}", "`images` have shape") for place in ("LARGE", "COLOUR")),
+    ("evaluate", "--evaluator LARGE", "`images` have shape"),
     # Files.
     *(
         ("build_dataset", f"--{flag} {place}", f"`--{flag}`")

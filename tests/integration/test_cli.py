@@ -150,7 +150,10 @@ def test_another_scheduler_takes_its_own_scale_or_asks_for_one(tmp_path):
         (["compare", "IMAGES", "BROKEN"], "report.json` can't be read"),
         (["evaluate", "IMAGES", "--attribute", "size", "--evaluator", "size"], "`evaluator` is 'size'; expected"),
         (["evaluate", "IMAGES", "--attribute", "position"], "sample.json"),
-        (["evaluate", "BROKEN", "--attribute", "position"], "images.npz` can't be read"),
+        (
+            ["evaluate", "BROKEN", "--attribute", "position", "--evaluator", "circle-position"],
+            "images.npz` can't be read",
+        ),
     ],
 )
 def test_wrong_arguments_end_in_one_sentence(folder, tmp_path, arguments, message, capsys, monkeypatch):

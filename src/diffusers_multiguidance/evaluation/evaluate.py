@@ -99,14 +99,15 @@ def evaluate(
                 )
         guided = [aims for aims in targets.values() if aims]
         remarks += _refuse_and_remark(pipeline, [*guided, {attribute: 0.5}], call)
-    instruments = load_instruments(samples, attribute, evaluator, second_attribute, second_evaluator, extractor)
-    if pipeline is not None:
-        size, channels = pipeline.image_size, pipeline.channels
     else:
         useless = {"target": target, "scheduler": scheduler, **call, "num_images": num_images, "seed": seed}
         for argument, value in useless.items():
             if value is not None:
                 raise ValueError(f"`{argument}` is {value!r}, but `samples` are images; expected it with a pipeline.")
+    instruments = load_instruments(samples, attribute, evaluator, second_attribute, second_evaluator, extractor)
+    if pipeline is not None:
+        size, channels = pipeline.image_size, pipeline.channels
+    else:
         taken = read_samples(samples, instruments.channels)
         height, width, channels = taken.batches["samples"].shape[1:]
         size = height, width
