@@ -317,4 +317,6 @@ def test_cells_say_the_interval_the_error_and_the_floor():
     assert str(cell(Figure("out", "", "a.share", "share", error="ends"), figures)) == "50.0 % (40.0 to 60.0)"
     shown = cell(Figure("out", "", "a.kld", error="a.error", floor="a.floor"), figures)
     assert str(shown) == "1.250 (± 0.020; floor 0.100)"
+    windows = {"s": {"mean": 0.1, "by_value": {"0.1": 0.1, "0.2": 0.1}, "left_out": {"0.3": "few"}}}
+    assert str(cell(Figure("good", "", "s.mean", windows="s"), windows)) == "0.100 (2 of 3 values)"
     assert str(cell(Figure("out", "", "a.none"), figures)) == str(cell(Figure("out", "", "b.c"), figures)) == ""

@@ -19,6 +19,7 @@ class Figure:
         note: what it means, in a few words.
         error: path of its interval, or its standard error.
         floor: path of what as many images score that are spread evenly at random.
+        windows: path of what was averaged, see `control.sliding_distance`: not all values may have enough images.
     """
 
     section: str
@@ -28,6 +29,7 @@ class Figure:
     note: str = ""
     error: str = ""
     floor: str = ""
+    windows: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ FIGURES = [
     Figure("out", "recognised", "recognized.share", "share", "some class above 0.9"),
     Figure(
         "out", "diversity", "recognized.diversity.share_of_maximum", "share",
-        "entropy of the classes at a value, of the highest there can be",
+        "entropy of the classes at a value, of the highest there can be", windows="recognized.diversity",
     ),
     Figure(
         "out", "cells with an image", "square.cells_with_an_image", "count",
@@ -100,7 +102,7 @@ FIGURES = [
     ),
     Figure(
         "good", "sliding KID", "quality.sliding_kid.mean",
-        note="to real images with values within 0.1, averaged over the range",
+        note="to real images with values within 0.1, averaged over the range", windows="quality.sliding_kid",
     ),
     Figure("good", "FID to the middle", "quality.middle.fid", note="to real images of the gap"),
     Figure("good", "precision, middle", "quality.middle.precision", "share"),
@@ -165,6 +167,10 @@ def cell(figure: Figure, figures: Mapping[str, Any]) -> Cell:
     floor = look_up(figures, figure.floor) if figure.floor else None
     if floor is not None:
         details.append(f"floor {_spelled(floor, figure.kind)}")
+    averaged = look_up(figures, figure.windows) if figure.windows else None
+    if averaged is not None:
+        count = len(averaged["by_value"])
+        details.append(f"{count} of {count + len(averaged['left_out'])} values")
     return Cell(_spelled(number, figure.kind), f"({'; '.join(details)})" if details else "")
 
 
