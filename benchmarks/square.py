@@ -20,12 +20,11 @@ import typer
 from diffusers_multiguidance.cli import SchedulerName
 from diffusers_multiguidance.evaluation.evaluators import find_evaluator, load_evaluator
 from diffusers_multiguidance.evaluation.heat_map import CELLS, by_cell, save_heat_maps, square_figures
+from diffusers_multiguidance.evaluation.samples import SPREAD
 from diffusers_multiguidance.generate import generate, load_pipeline
 from diffusers_multiguidance.utils.files import add_to_folder
 from diffusers_multiguidance.utils.grids import image_grid, to_pil
 from record import save_results
-
-BATCH = 200
 
 
 def draw_by_corner(loaded: Any, attribute: str, num_images: int, seed: int, call: dict[str, Any]) -> np.ndarray:
@@ -68,7 +67,7 @@ def main(
     else:
         # Every batch is spread over the whole square by itself.
         target = dict.fromkeys(attributes, "uniform")
-        images = generate(loaded, num_images, seed, BATCH, "uniform", target=target, **call)
+        images = generate(loaded, num_images, seed, SPREAD, "uniform", target=target, **call)
     seconds = time.monotonic() - started
     values = np.stack([load_evaluator(name)(images) for name in names])
     results = {

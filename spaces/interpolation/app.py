@@ -176,7 +176,7 @@ def upload(settings: Settings, path: str) -> Iterator[Image.Image]:
 
 def use_a_sample(settings: Settings) -> Iterator[Image.Image]:
     """Put an unguided sample, so one of the ends, on the canvas."""
-    call = {**settings.call(), "target": None}
+    call = replace(settings, targets={}, even=False).call()
     *_, last = sample(seeds=[secrets.randbelow(MAX_SEED)], **call)
     yield pictures.magnify(to_pil(last.images), CANVAS)[0]
 

@@ -49,7 +49,7 @@ class Settings:
     def sweep(self, along: str, frames: int) -> tuple[dict[str, Any], list[float]]:
         """Arguments of `sampling.sample` for one seed along an attribute, and the values that it requests."""
         call = replace(self, even=False).call()
-        call["target"] = {**(call["target"] or {}), along: "uniform"}
+        call |= {"target": {**(call["target"] or {}), along: "uniform"}, "guidance_scale": self.scale}
         requested = [round((frame + 0.5) / frames, 4) for frame in range(frames)]  # what "uniform" means
         return {**call, "seeds": self.seeds()[:1] * frames, "straight": True}, requested
 

@@ -223,8 +223,6 @@ def evaluate(
         out,
         attribute,
         evaluator,
-        second_attribute,
-        second_evaluator,
         gap,
         reference,
         training,
@@ -236,6 +234,8 @@ def evaluate(
         num_inference_steps,
         guidance_scale,
         seed,
+        second_attribute,
+        second_evaluator,
     )
     batches = batches_of(report)
     print_table(samples, batches, table(batches))

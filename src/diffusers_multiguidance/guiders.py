@@ -53,17 +53,7 @@ class ClassifierGuidance(BaseGuidance):
             raise ValueError("`target` and `guidance_weights` are both or neither given; expected one of them.")
         if guidance_scale is not None and target is None:
             raise ValueError(f"`guidance_scale` is {guidance_scale!r} without `target`; expected both.")
-        self._arguments = {
-            "classifiers": classifiers,
-            "scheduler": scheduler,
-            "target": target,
-            "guidance_scale": guidance_scale,
-            "guidance_weights": guidance_weights,
-            "start": start,
-            "stop": stop,
-            "enabled": enabled,
-        }
-        self.classifiers = classifiers
+        self.classifiers, self.scheduler = classifiers, scheduler
         self.target, self.guidance_scale, self.guidance_weights = target, guidance_scale, guidance_weights
         self.diffusion = GaussianDiffusion.from_scheduler(scheduler)
         self._weights(1)  # wrong ones are refused here, not in mid-sampling
@@ -72,7 +62,11 @@ class ClassifierGuidance(BaseGuidance):
 
     def new(self, **kwargs: Any) -> ClassifierGuidance:
         """A copy with some arguments changed."""
-        return ClassifierGuidance(**{**self._arguments, **kwargs})
+        names = ("classifiers", "scheduler", "target", "guidance_scale", "guidance_weights")
+        own = {name: getattr(self, name) for name in names}
+        if "guidance_weights" in kwargs:  # in place of the target, and its scale
+            own |= {"target": None, "guidance_scale": None}
+        return type(self)(**{**own, "start": self._start, "stop": self._stop, "enabled": self._enabled, **kwargs})
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Refused, as the classifiers are no part of a guider's configuration.

@@ -98,6 +98,8 @@ def test_a_folder_loads_samples_and_is_calibrated_like_the_others(tmp_path, monk
         assert loaded.attributes == {"Smiling": ["no", "yes"]}
         loaded.set_progress_bar_config(disable=True)
         np.testing.assert_allclose(loaded(generator=generators(2), **call).images, expected, atol=1e-6)
+        same = MultiGuidanceCFGPipeline.from_pipe(loaded)
+        assert same.config["sampling_defaults"] == pipeline.config["sampling_defaults"]
     with pytest.raises(
         ValueError, match="is a MultiGuidanceCFGPipeline, not a MultiGuidanceDDPMPipeline; expected to"
     ):

@@ -140,6 +140,10 @@ def test_guider_refuses_what_can_not_be(pipeline):
         ClassifierGuidance(pipeline.classifiers, pipeline.scheduler, None, 3.0, {"Smiling": {"yes": 1.0}})
     guider = ClassifierGuidance(pipeline.classifiers, pipeline.scheduler, TARGET, stop=0.6)
     guider.cleanup_models(pipeline.unet)  # which it was never put into
+    by_weights = guider.new(guidance_weights={"Smiling": {"yes": 1.0}})
+    assert (by_weights.target, by_weights._stop) == (None, 0.6)
+    guider.guidance_scale = 7.0
+    assert guider.new().guidance_scale == 7.0
     changed = guider.new(guidance_scale=5.0)
     assert (changed.guidance_scale, changed._stop, changed.target) == (5.0, 0.6, TARGET)
     with pytest.raises(ValueError, match="`ClassifierGuidance` has classifiers; expected to save those"):

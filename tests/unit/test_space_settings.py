@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def space(tmp_path_factory) -> Iterator[types.SimpleNamespace]:
         yield types.SimpleNamespace(lent=lent, **{name: importlib.import_module(name) for name in MODULES})
     for name in MODULES:
         del sys.modules[name]
+
+
+def test_a_sample_to_edit_and_a_sweep_where_all_is_free(space):
+    model = next(iter(space.sampling.MODELS.values()))
+    chosen = replace(space.settings.defaults(model), steps=2, scale=12.0)
+    *_, picture = space.app.use_a_sample(chosen)
+    assert picture.size == (space.app.CANVAS, space.app.CANVAS)
+    free = replace(chosen, targets=dict.fromkeys(chosen.targets))
+    assert free.call()["guidance_scale"] is None
+    call, _ = free.sweep("Hair", 2)
+    assert (call["target"], call["guidance_scale"]) == ({"Hair": "uniform"}, 12.0)
 
 
 def test_a_lent_gpu_is_for_sampling_only(space):

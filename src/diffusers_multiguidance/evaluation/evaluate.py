@@ -34,8 +34,6 @@ def evaluate(
     out: str | Path,
     attribute: str,
     evaluator: str | Path | None = None,
-    second_attribute: str | None = None,
-    second_evaluator: str | Path | None = None,
     gap: tuple[float, float] = GAP,
     reference: str | Path | None = None,
     training: str | Path | None = None,
@@ -47,6 +45,8 @@ def evaluate(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     seed: int | None = None,
+    second_attribute: str | None = None,
+    second_evaluator: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate an attribute of samples, and write `report.json`, `report.html` and its pictures.
 
@@ -56,9 +56,6 @@ def evaluate(
         out: folder for the report, apart from those that are read.
         attribute: whose values are told.
         evaluator: see `load_evaluator`; the pipeline's own unless given.
-        second_attribute: another one, to tell how much of the square of both is covered (paper, figure 9); of a
-            pipeline is also sampled with both "uniform".
-        second_evaluator: its, likewise.
         gap: the values that training did not show.
         reference: real images, a folder or data set; without them quality is left out. Its *middle* are those that
             the evaluator puts into the gap.
@@ -69,6 +66,9 @@ def evaluate(
         num_images: to sample of each kind; 200 unless given.
         target: where to guide, by attribute; the middle unless given.
         scheduler, num_inference_steps, guidance_scale, seed: as of `multiguidance sample`.
+        second_attribute: another one, to tell how much of the square of both is covered (paper, figure 9); of a
+            pipeline is also sampled with both "uniform".
+        second_evaluator: its; the pipeline's own unless given.
 
     Returns:
         What `report.json` holds.

@@ -16,6 +16,7 @@ from ..guidance import Target
 from .artefacts import TrajectoryVariance
 from .control import TARGETS
 
+SPREAD = 200  # images of a batch over which "uniform" is spread: many for an even spread, few for the memory
 FEWEST_STEPS = 4  # of which two are late enough for the trajectory variance
 RECORDED = ("pipeline", "target", "scheduler", "num_inference_steps", "guidance_scale", "guidance_interval", "seed")
 
@@ -128,8 +129,7 @@ def sample_pipeline(
     batches, variances = {}, {}
     for name, aims in targets.items():
         variance = TrajectoryVariance() if resolved["num_inference_steps"] >= FEWEST_STEPS else None
-        # "uniform" is spread over a batch, which has to be large for that.
-        batch_size = 500 if "uniform" in (aims or {}).values() else 64
+        batch_size = SPREAD if "uniform" in (aims or {}).values() else 64
         guided = {"target": aims, **call} if aims else unguided
         batches[name] = generate(pipeline, num_images, seed, batch_size, name, variance, **guided)
         if variance is not None:

@@ -32,6 +32,7 @@ class MultiGuidanceCFGPipeline(MultiGuidanceDDPMPipeline):
     """
 
     model_cpu_offload_seq = "unet->transformer->vae"
+    _scale_means = "w"
     _settings = (*MultiGuidanceDDPMPipeline._settings, "attributes")
     _optional_components = ["unet", "transformer", "vae"]  # noqa: RUF012
     classifiers = None

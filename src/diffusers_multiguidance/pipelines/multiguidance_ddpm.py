@@ -86,6 +86,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet->transformer->classifiers->vae"
+    _scale_means = "weight"  # what is tuned is no w of a pipeline without classifiers, and the reverse
     _settings: tuple[str, ...] = ("patch_size", "sampling_defaults", "calibrations")
     # diffusers silently ignores a component that has a default in the signature.
     _optional_components = ["unet", "transformer", "vae", "classifiers"]  # noqa: RUF012
@@ -435,8 +436,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                     "denoiser knows the classes."
                 )
         tuned: dict[str, Any] = {}
-        own = getattr(type(pipeline), "_total_weight", cls._total_weight)
-        if own is not cls._total_weight:  # what was tuned as a weight is no w, and the reverse
+        if getattr(pipeline, "_scale_means", cls._scale_means) != cls._scale_means:
             tuned = {
                 name: {key: value for key, value in entry.items() if key != "guidance_scale"}
                 for name, entry in pipeline.config["sampling_defaults"].items()
