@@ -121,15 +121,20 @@ def edit_faces(
     edit: MultiGuidanceEditPipeline, folder: Path, before: np.ndarray, mouths: np.ndarray, target: float
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Figures of edits to a smile, and the edited images: what moved, and what was kept."""
-    generators = image_generators(0, 0, len(before))
-    out = edit(to_pil(before), {"Smiling": target}, generator=generators, output_type="np").images
-    after = (out * 255).round().astype(np.uint8)
+
+    def edited(**call: Any) -> np.ndarray:
+        generators = image_generators(0, 0, len(before))
+        images = edit(to_pil(before), {"Smiling": target}, generator=generators, output_type="np", **call).images
+        return (images * 255).round().astype(np.uint8)
+
+    after = edited()
+    unguided = edited(guidance_scale=0.0, calibration=None)  # only the noise of `eta` changes anything
     values = {}
     for attribute in edit.attributes:
         evaluate = load_evaluator(find_evaluator(folder, attribute))
         values[attribute] = evaluate(before), evaluate(after)
     smile_before, smile_after = values.pop("Smiling")
-    change = np.abs(after.astype(int) - before).mean(axis=-1) / 255
+    change, noise = (np.abs(images.astype(int) - before).mean(axis=-1) / 255 for images in (after, unguided))
     return {
         "num_images": len(before),
         "target": target,
@@ -140,6 +145,7 @@ def edit_faces(
         "others_moved": {name: float(np.abs(new - old).mean()) for name, (old, new) in values.items()},
         "pixel_change_of_mouth": float(change[mouths].mean()),
         "pixel_change_elsewhere": float(change[~mouths].mean()),
+        "pixel_change_elsewhere_without_guidance": float(noise[~mouths].mean()),
         "share_of_pixels_in_mouth": float(mouths.mean()),
     }, after
 

@@ -52,7 +52,7 @@ class ClassifierGuidance(BaseGuidance):
         if (target is None) == (guidance_weights is None):
             raise ValueError("`target` and `guidance_weights` are both or neither given; expected one of them.")
         if guidance_scale is not None and target is None:
-            raise ValueError(f"`guidance_scale` is {guidance_scale!r} without `target`; expected both.")
+            raise ValueError(f"`guidance_scale` is {guidance_scale!r} without `target`; expected it with that only.")
         self.classifiers, self.scheduler = classifiers, scheduler
         self.target, self.guidance_scale, self.guidance_weights = target, guidance_scale, guidance_weights
         self.diffusion = GaussianDiffusion.from_scheduler(scheduler)

@@ -156,7 +156,7 @@ def test_what_is_wrong_is_said(tmp_path):
             cfg_pipeline(attributes={"Smiling": wrong})
     with pytest.raises(ValueError, match="`unet` is told no classes; expected one that is"):
         cfg_pipeline(unet=tiny_pipeline().unet)
-    with pytest.raises(ValueError, match=r"`guidance_scale` is 5.0 without `target`; expected both"):
+    with pytest.raises(ValueError, match=r"`guidance_scale` is 5.0 without `target`; expected it with that only"):
         pipeline(1, guidance_scale=5.0)
     tiny_pipeline().save_pretrained(tmp_path)
     with pytest.raises(

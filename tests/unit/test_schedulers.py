@@ -136,7 +136,7 @@ def test_guider_refuses_what_can_not_be(pipeline):
         ClassifierGuidance(pipeline.classifiers, pipeline.scheduler)
     with pytest.raises(ValueError, match="`target` names attribute 'Age'; expected one of"):
         ClassifierGuidance(pipeline.classifiers, pipeline.scheduler, {"Age": 0.5})
-    with pytest.raises(ValueError, match=r"`guidance_scale` is 3.0 without `target`; expected both"):
+    with pytest.raises(ValueError, match=r"`guidance_scale` is 3.0 without `target`; expected it with that only"):
         ClassifierGuidance(pipeline.classifiers, pipeline.scheduler, None, 3.0, {"Smiling": {"yes": 1.0}})
     guider = ClassifierGuidance(pipeline.classifiers, pipeline.scheduler, TARGET, stop=0.6)
     guider.cleanup_models(pipeline.unet)  # which it was never put into

@@ -86,7 +86,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet->transformer->classifiers->vae"
-    _scale_means = "weight"  # what is tuned is no w of a pipeline without classifiers, and the reverse
+    _scale_means = "weight"  # a `guidance_scale` tuned for one meaning is none for the other
     _settings: tuple[str, ...] = ("patch_size", "sampling_defaults", "calibrations")
     # diffusers silently ignores a component that has a default in the signature.
     _optional_components = ["unet", "transformer", "vae", "classifiers"]  # noqa: RUF012
@@ -320,7 +320,7 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
             if callback_on_step_end is not None:
                 tensors = {"sample": step.sample}
                 changed = callback_on_step_end(self, step.number - 1, int(step.timestep), tensors)
-                step.sample = step.sample if changed is None else _changed_sample(changed, step.sample)
+                step.sample = _sample_after(changed, step.sample)
             bar.update()
         bar.close()
         images, probabilities = self.finish(step.sample, output_type)
@@ -428,22 +428,20 @@ class MultiGuidanceDDPMPipeline(DiffusionPipeline):
                 f"`pipeline` is a {type(pipeline).__name__} with a {unknown[0]}; expected one of "
                 f"{list(COMPONENT_CLASSES)}."
             )
-        if "classifiers" not in cls._optional_components:
-            classifiers = parts.pop("classifiers", None)
-            if classifiers is not None:
-                raise ValueError(
-                    f"`pipeline` has classifiers, which a {cls.__name__} does not take; expected one without, whose "
-                    "denoiser knows the classes."
-                )
-        tuned: dict[str, Any] = {}
+        if "classifiers" not in cls._optional_components and parts.pop("classifiers", None) is not None:
+            raise ValueError(
+                f"`pipeline` has classifiers, which a {cls.__name__} does not take; expected one without, whose "
+                "denoiser knows the classes."
+            )
+        settings: dict[str, Any] = {}
         if getattr(pipeline, "_scale_means", cls._scale_means) != cls._scale_means:
             tuned = {
                 name: {key: value for key, value in entry.items() if key != "guidance_scale"}
                 for name, entry in pipeline.config["sampling_defaults"].items()
             }
-            tuned = {"sampling_defaults": tuned, "calibrations": {}}
+            settings = {"sampling_defaults": tuned, "calibrations": {}}
         missing = dict.fromkeys(cls._optional_components)
-        return super().from_pipe(pipeline, **{**missing, **tuned, **parts, **kwargs})
+        return super().from_pipe(pipeline, **{**missing, **settings, **parts, **kwargs})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
@@ -626,14 +624,14 @@ def _check_guided(argument: str, value: Any, given: Mapping[str, Any]) -> None:
     """Raise `ValueError` for an argument that says nothing without one of those that are `given`."""
     if value is not None and all(other is None for other in given.values()):
         needed = " or ".join(f"`{name}`" for name in given)
-        raise ValueError(f"`{argument}` is {value!r} without {needed}; expected both, as nothing guides else.")
+        raise ValueError(f"`{argument}` is {value!r} without {needed}; expected it with that only.")
 
 
-def _changed_sample(changed: Any, sample: torch.Tensor) -> torch.Tensor:
-    """What a callback puts in the place of a step's sample."""
-    wanted = changed.get("sample") if isinstance(changed, dict) and set(changed) <= {"sample"} else None
-    if changed == {}:
+def _sample_after(changed: Any, sample: torch.Tensor) -> torch.Tensor:
+    """The sample of a step after its callback, which may have put another in its place."""
+    if changed is None or (isinstance(changed, dict) and not changed):
         return sample
+    wanted = changed["sample"] if isinstance(changed, dict) and list(changed) == ["sample"] else None
     if not isinstance(wanted, torch.Tensor) or wanted.shape != sample.shape:
         found = [*changed] if isinstance(changed, dict) else type(changed).__name__
         raise ValueError(

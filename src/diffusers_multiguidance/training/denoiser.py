@@ -93,32 +93,20 @@ class DenoiserSettings(PipelineSettings):
                         f"`--{name}` is {getattr(self, name)!r}, which says nothing without `{needed}`; expected both."
                     )
 
+    @property
+    def divisor(self) -> int:
+        """Of the height and width that the network sees, which it halves or cuts into patches."""
+        halvings = 0 if self.architecture == "dit" else len(self.block_out_channels) - 1
+        return self.patch_size * 2**halvings
+
     def _check_size(self) -> None:
         """Raise `ValueError` for images of a size that the network can't take."""
-        if self.vae is not None:
-            if self.architecture == "unet" and self.patch_size > 1:
-                raise ValueError(f"`--patch_size` is {self.patch_size} with a `--vae`; expected 1.")
-            return  # how it halves the images is known once it is loaded
-        halvings = 0 if self.architecture == "dit" else len(self.block_out_channels) - 1
-        check_size(self.size, self.patch_size * 2**halvings, "resolution")
         if self.architecture == "dit" and self.size[0] != self.size[1]:
             raise ValueError(f"`--resolution` is {self.resolution}; expected a square, as a dit takes no other.")
-
-
-def _check_latent_size(settings: DenoiserSettings, factor: int) -> None:
-    """Raise `ValueError`, before anything is encoded, for latents of a size that the network can't take."""
-    if settings.architecture == "dit":
-        divisor, halved = factor * settings.patch_size, f"`--patch_size` {settings.patch_size}"
-        if settings.size[0] != settings.size[1]:
-            raise ValueError(f"`--resolution` is {settings.resolution}; expected a square, as a dit takes no other.")
-    else:
-        divisor = factor * 2 ** (len(settings.block_out_channels) - 1)
-        halved = f"the {len(settings.block_out_channels)} `--block_out_channels`"
-    if any(side % divisor for side in settings.size):
-        raise ValueError(
-            f"`--resolution` is {settings.resolution}; expected multiples of {divisor}, with this `--vae` and "
-            f"{halved}."
-        )
+        if self.vae is None:
+            check_size(self.size, self.divisor, "resolution")
+        elif self.architecture == "unet" and self.patch_size > 1:
+            raise ValueError(f"`--patch_size` is {self.patch_size} with a `--vae`; expected 1.")
 
 
 def train_denoiser(settings: DenoiserSettings) -> Path:
@@ -150,8 +138,8 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     )
     diffusion = GaussianDiffusion.from_scheduler(scheduler)
     vae = None if settings.vae is None else load_vae(settings.vae)
-    if vae is not None:
-        _check_latent_size(settings, downsampling(vae))
+    if vae is not None:  # before anything is encoded
+        check_size(settings.size, downsampling(vae) * settings.divisor, "resolution")
     attribute, classes = None, []
     if settings.class_conditional:
         attribute = find_attribute(dataset, settings)
