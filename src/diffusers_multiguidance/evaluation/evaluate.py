@@ -90,15 +90,8 @@ def evaluate(
     targets = batch_targets(attribute, second_attribute, target or {attribute: 0.5})
     if is_pipeline(samples):
         pipeline = load_pipeline(samples, scheduler)
-        for argument, wanted in (("attribute", attribute), ("second_attribute", second_attribute)):
-            if wanted not in (*pipeline.attributes, None):
-                raise ValueError(f"`{argument}` is {wanted!r}; expected one of {[*pipeline.attributes]}.")
-            if wanted is not None and len(pipeline.attributes[wanted]) != 2:
-                raise ValueError(
-                    f"`{argument}` {wanted!r} has the classes {pipeline.attributes[wanted]}; expected one of two."
-                )
-        guided = [aims for aims in targets.values() if aims]
-        remarks += _refuse_and_remark(pipeline, [*guided, {attribute: 0.5}], call)
+        _check_attributes(pipeline, attribute, second_attribute)
+        remarks += _remarks_of(pipeline, [*filter(None, targets.values()), {attribute: 0.5}], call)
     else:
         useless = {"target": target, "scheduler": scheduler, **call, "num_images": num_images, "seed": seed}
         for argument, value in useless.items():
@@ -190,7 +183,18 @@ def for_json(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 5) for value in values]
 
 
-def _refuse_and_remark(pipeline: Any, targets: Sequence[Any], call: dict[str, Any]) -> list[str]:
+def _check_attributes(pipeline: Any, attribute: str, second_attribute: str | None) -> None:
+    """Raise `ValueError` for attributes that the pipeline can't lead from one end to the other."""
+    for argument, name in (("attribute", attribute), ("second_attribute", second_attribute)):
+        if name not in (*pipeline.attributes, None):
+            raise ValueError(f"`{argument}` is {name!r}; expected one of {[*pipeline.attributes]}.")
+        if name is not None and len(pipeline.attributes[name]) != 2:
+            raise ValueError(
+                f"`{argument}` {name!r} has the classes {pipeline.attributes[name]}; expected one of two."
+            )
+
+
+def _remarks_of(pipeline: Any, targets: Sequence[Any], call: dict[str, Any]) -> list[str]:
     """What the pipeline warns of at these targets, say of a missing calibration; no step is taken.
 
     Raises:
