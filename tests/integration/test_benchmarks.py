@@ -95,6 +95,7 @@ def test_editing(tmp_path, monkeypatch):
     edits = results["edits"]
     assert edits["mean_before"] < 0.2 < edits["mean_after"]
     assert edits["pixel_change_elsewhere"] < edits["pixel_change_of_mouth"]
+    assert 0 < edits["pixel_change_elsewhere_without_guidance"] < edits["pixel_change_elsewhere"]
     assert 0.01 < edits["share_of_pixels_in_mouth"] < 0.15
     assert list(edits["others_moved"]) == ["Hair"]
     few, _, more, _ = results["reconstruction"]
